@@ -1,0 +1,1 @@
+"""The Holdfast service. Start reading at `authorizer`."""

@@ -1,0 +1,1 @@
+"""The chain of one stream, as pure rules over `holdfast.audit.record`."""

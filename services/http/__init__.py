@@ -1,0 +1,1 @@
+"""The HTTP boundary: strict parsing in, envelopes and problems out."""
