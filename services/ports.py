@@ -6,15 +6,21 @@ A port's docstring is its contract: the fake and the real adapter pass the same 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from datetime import datetime
 
     from holdfast.audit.record import Receipt
+    from holdfast.intent import Intent
     from holdfast.strict_json import JSON
     from holdfast.token import Claims, VerifyKey
+
+    from services.decision.policy import Classified, Policy, Request
+    from services.decision.risk import Signals
+    from services.decision.verdict import Deny, Verdict
 
 
 class Clock(Protocol):
@@ -159,7 +165,7 @@ class Entry:
     kind: str
     at: datetime
     members: Mapping[str, JSON] = field(default_factory=dict)
-    effect: Effect | None = None
+    effect: Effect | Callable[[Receipt], Effect] | None = None  # a callable where the effect names its own receipt
     journal_may_release: bool = False
 
 
@@ -199,6 +205,137 @@ class Recorder(Protocol):
 
     def append(self, entry: Entry) -> Pending:
         """Chain the entry at once. Raises: RecordingFailed when nothing that may release it can be reached."""
+        ...
+
+
+# --- evaluation -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evaluated:
+    """A verdict, with proof of what it is about: the digests of the action judged and of the bundle that judged."""
+
+    verdict: Verdict
+    act_hash: str
+    bundle: str
+
+
+class Evaluator(Protocol):
+    """Manifest, limits and Cedar policies of the active bundle, in that order."""
+
+    async def evaluate(self, policy: Policy, request: Request, act_hash: str, *, charge: bool) -> Evaluated:
+        """Judge one request; with `charge` it counts against the agent's limits.
+
+        Raises: StoreUnreachable when evaluation may not be attempted at all.
+        """
+        ...
+
+
+class StoreUnreachable(Exception):
+    """The store's heartbeat is lost: nothing may be decided."""
+
+
+class PolicySource(Protocol):
+    """The active bundle."""
+
+    def active(self) -> Policy:
+        """Return the active policy. Raises: BundleStale when its lease has run out."""
+        ...
+
+
+class BundleStale(Exception):
+    """The source of the bundle has not been heard for longer than its lease."""
+
+
+class Classifier(Protocol):
+    """Says which category an intent falls into. The catalogue is the arbiter, whoever is asked first."""
+
+    async def classify(self, policy: Policy, intent: Intent) -> Classified | Deny:
+        """Return the classification, or the denial of what the catalogue does not know."""
+        ...
+
+
+class Activity(Protocol):
+    """What this service has seen of each agent lately. Feeds the risk; can only add to it."""
+
+    def signals(self, agent: str, intent: Intent, now: datetime) -> Signals:
+        """Return the signals as of now, this intent not counted."""
+        ...
+
+    def note(self, agent: str, intent: Intent, now: datetime, *, denied: bool) -> None:
+        """Count one decided intent."""
+        ...
+
+
+class Waiting(Protocol):
+    """How many wait, as last seen. Approximate by up to a second; never blocks."""
+
+    def full(self, agent: str, *, max_per_agent: int, max_total: int) -> bool:
+        """Return whether another intent of this agent may not be parked."""
+        ...
+
+    def parked(self, agent: str, lane: int) -> int:
+        """Count one parked intent and return its approximate 1-based position."""
+        ...
+
+
+# --- reading back -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredIntent:
+    """An intent as the database has it."""
+
+    intent_id: str
+    agent: str
+    request_digest: str
+    idempotency_key: str | None
+    submission: bytes
+    status: str
+    reason_code: str
+    envelope: dict[str, JSON]
+    claims: dict[str, JSON] | None
+    version: int
+    created_at: datetime
+    claim_by: datetime | None
+    consumed: bool
+    revoked: bool
+
+
+class IntentStore(Protocol):
+    """Reads of stored intents. Raises: StoreUnreachable."""
+
+    async def get(self, intent_id: str) -> StoredIntent | None:
+        """Return the intent, whoever asked for it."""
+        ...
+
+    async def by_key(self, agent: str, idempotency_key: str) -> StoredIntent | None:
+        """Return the agent's intent with this key."""
+        ...
+
+    async def position(self, intent_id: str) -> int | None:
+        """Return the 1-based place of a waiting intent, None if it does not wait."""
+        ...
+
+
+class TokenState(StrEnum):
+    """What is known of a token when an executor presents it."""
+
+    FRESH = "fresh"
+    CONSUMED = "consumed"
+    REVOKED = "revoked"
+    UNKNOWN = "unknown"
+
+
+class TokenStore(Protocol):
+    """Reads of what became of a token. Raises: StoreUnreachable."""
+
+    async def state(self, iss: str, txn: str, jti: str) -> TokenState:
+        """Return the token's state; UNKNOWN when no granted intent carries it."""
+        ...
+
+    async def consumed_by(self, iss: str, jti: str) -> str | None:
+        """Return the executor that consumed the token."""
         ...
 
 

@@ -97,10 +97,3 @@ CREATE TABLE operators (
     role          text        NOT NULL CHECK (role IN ('viewer', 'operator', 'approver', 'admin')),
     created_at    timestamptz NOT NULL
 );
-
--- Agents that an operator took out of service. Absent means in service.
-CREATE TABLE suspended_agents (
-    agent        text PRIMARY KEY,
-    reason       text        NOT NULL,
-    suspended_at timestamptz NOT NULL
-);

@@ -40,14 +40,26 @@ class TokenRejected(HoldfastError):
 
 
 class Refused(HoldfastError):
-    """The service answered, and the answer is not a token. `envelope` is the body as sent."""
+    """The service answered, and the answer is not a token. `envelope` is the body as sent.
 
-    def __init__(self, code: str, detail: str, *, http_status: int, envelope: Mapping[str, object]) -> None:
+    `retry_after` is in seconds, where the service named one.
+    """
+
+    def __init__(
+        self,
+        code: str,
+        detail: str,
+        *,
+        http_status: int,
+        envelope: Mapping[str, object],
+        retry_after: int | None = None,
+    ) -> None:
         super().__init__(f"{code}: {detail}")
         self.code = code
         self.detail = detail
         self.http_status = http_status
         self.envelope = envelope
+        self.retry_after = retry_after
 
 
 class NotDecided(Refused):

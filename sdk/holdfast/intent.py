@@ -64,7 +64,7 @@ class Action:
         }
         try:
             return rfc8785.dumps(document)
-        except (rfc8785.CanonicalizationError, RecursionError, UnicodeError) as error:
+        except (ValueError, RecursionError) as error:  # rfc8785 and codec errors are ValueErrors
             raise InvalidIntent(f"the action has no canonical form: {error}") from error
 
     def digest(self) -> str:
@@ -182,7 +182,7 @@ class _Members:
 
     def finish(self) -> None:
         if self._left:
-            name = min(self._left)[:64].encode("ascii", "backslashreplace").decode("ascii")
+            name = ascii(min(self._left)[:64])[1:-1]
             raise InvalidIntent(f"{self._where} has an unknown member `{name}`")
 
     def text(self, name: str, *, pattern: re.Pattern[str] | None = None, max_length: int = 512) -> str:

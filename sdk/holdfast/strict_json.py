@@ -1,7 +1,9 @@
 """Strict JSON: one reading for everybody, or an error.
 
-What this accepts can be canonicalised by RFC 8785 without loss: no duplicate keys, no NaN or infinities, no integer
-beyond 2^53 - 1, no lone surrogates, bounded nesting. Source: RFC 8259, RFC 7493 (I-JSON).
+What this accepts can be canonicalised by RFC 8785 and read again without loss: no duplicate keys, no NaN or infinities,
+no integer beyond 2^53 - 1 however it is written, no lone surrogates, bounded nesting.
+
+Source: RFC 8259, RFC 7493 (I-JSON).
 """
 
 from __future__ import annotations
@@ -18,7 +20,10 @@ JSON: TypeAlias = "bool | int | float | str | list[JSON] | dict[str, JSON] | Non
 MAX_INTEGER: Final = 2**53 - 1
 MAX_DEPTH: Final = 32
 
-_BRACKETS = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[\]{}]', re.DOTALL)
+_FIRST_WITH_EXPONENT: Final = 1e21  # Source: RFC 8785 3.2.2.3, ECMAScript Number::toString
+
+# One pass whatever the input: the possessive body never backtracks, and a string without an end runs to the end.
+_BRACKETS = re.compile(rb'"(?:[^"\\]|\\.)*+"?|[\[\]{}]', re.DOTALL)
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -90,6 +95,9 @@ def _float(text: str) -> float:
     number = float(text)
     if not math.isfinite(number):
         raise MalformedJSON("a number is too large")
+    # RFC 8785 writes these without exponent, as integers that `_integer` would refuse to read back.
+    if MAX_INTEGER < abs(number) < _FIRST_WITH_EXPONENT:
+        raise MalformedJSON("a number is beyond 2^53 - 1; send it as a string")
     return number
 
 
@@ -104,4 +112,4 @@ def _has_surrogate(value: JSON) -> bool:
 
 
 def _printable(key: str) -> str:
-    return key[:64].encode("ascii", "backslashreplace").decode("ascii")
+    return ascii(key[:64])[1:-1]

@@ -82,7 +82,7 @@ class Claims:
         if not isinstance(payload, dict):
             raise _invalid("the payload is not an object")
         if unknown := payload.keys() - _STRINGS - _INTEGERS - _OPTIONAL - {"cnf"}:
-            raise _invalid(f"the claim `{min(unknown)[:64]}` is not known")
+            raise _invalid(f"the claim `{ascii(min(unknown)[:64])[1:-1]}` is not known")
         if missing := (_STRINGS | _INTEGERS) - payload.keys():
             raise _invalid(f"the claim `{min(missing)}` is missing")
         strings = {name: _string(payload, name) for name in _STRINGS}
@@ -127,11 +127,14 @@ class VerifyKey:
 
     @classmethod
     def from_public_bytes(cls, public_bytes: bytes) -> VerifyKey:
-        """Take the 32 raw bytes. Raises: ValueError for another length or a point of small order."""
+        """Take the 32 raw bytes. Raises: ValueError for another length, a point of small order or a second encoding."""
         if len(public_bytes) != 32:  # noqa: PLR2004 - RFC 8032
             raise ValueError("an Ed25519 public key has 32 bytes")
-        if int.from_bytes(public_bytes, "little") & (2**255 - 1) in _SMALL_ORDER_Y:
+        y = int.from_bytes(public_bytes, "little") & (2**255 - 1)
+        if y in _SMALL_ORDER_Y:
             raise ValueError("the public key is a point of small order")
+        if y >= _P:
+            raise ValueError("the public key is not in its canonical encoding")
         kid = thumbprint(public_bytes)
         return cls(public_bytes, kid, header_segment(kid), Ed25519PublicKey.from_public_bytes(public_bytes))
 
@@ -145,7 +148,10 @@ class VerifyKey:
             raise ValueError("the JWK holds a private key")
         if jwk.get("use", "sig") != "sig" or jwk.get("alg", ALG) not in (ALG, "Ed25519"):
             raise ValueError("the JWK is not for EdDSA signatures")
-        key = cls.from_public_bytes(_decode_segment(x))
+        public_bytes = _decode_segment(x)
+        if b64url(public_bytes) != x:
+            raise ValueError("the JWK's base64url is not canonical")
+        key = cls.from_public_bytes(public_bytes)
         if jwk.get("kid", key.kid) != key.kid:
             raise ValueError("the JWK's kid is not its thumbprint")
         return key

@@ -1,0 +1,84 @@
+"""How many wait, answered from memory: whether one more may, and about where it would stand.
+
+Counts are a snapshot of the table plus what this process let in since: exact enough for a bound, and no query in the
+path of a decision. Until the table was counted once, the queue counts as full.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from intent_queue.order import Lane
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from intent_queue.states import State
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LaneDepth:
+    """One lane's line, leased intents included. `oldest_age_s` is 0 when it is empty."""
+
+    count: int
+    oldest_age_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Depth:
+    """What the queue held when it was counted."""
+
+    by_agent: Mapping[str, int]
+    by_lane: Mapping[Lane, LaneDepth]
+    by_state: Mapping[State, int]
+
+    @property
+    def total(self) -> int:
+        """All rows, whatever their state."""
+        return sum(self.by_state.values())
+
+
+class Bounds:
+    """The last snapshot and who was let in since. `refreshing` before a count, `refreshed` with its result."""
+
+    def __init__(self) -> None:
+        self._depth: Depth | None = None
+        self._before: Counter[tuple[str, Lane]] = Counter()  # let in before the count that is under way
+        self._since: Counter[tuple[str, Lane]] = Counter()
+
+    @property
+    def depth(self) -> Depth | None:
+        """The last snapshot, for metrics and operators."""
+        return self._depth
+
+    def full(self, agent: str, *, max_per_agent: int, max_total: int) -> bool:
+        """Return whether one more of `agent` may not wait; every row counts, whatever its state."""
+        if self._depth is None:
+            return True
+        mine = self._depth.by_agent.get(agent, 0)
+        everyone = self._depth.total
+        for counted in (self._before, self._since):
+            mine += sum(number for (who, _), number in counted.items() if who == agent)
+            everyone += counted.total()
+        return mine >= max_per_agent or everyone >= max_total
+
+    def parked(self, agent: str, lane: int) -> int:
+        """Count one that was let in, and return its approximate place in line, from 1."""
+        own = Lane(lane)
+        self._since[agent, own] += 1
+        place = sum(number for (_, at), number in (self._before + self._since).items() if at <= own)
+        if self._depth is not None:
+            place += sum(depth.count for at, depth in self._depth.by_lane.items() if at <= own)
+        return place
+
+    def refreshing(self) -> None:
+        """Announce a count of the table, which will find whoever was let in until now."""
+        self._before += self._since
+        self._since = Counter()
+
+    def refreshed(self, depth: Depth) -> None:
+        """Take over the result of the count that was announced last."""
+        self._depth = depth
+        self._before = Counter()

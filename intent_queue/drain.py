@@ -1,0 +1,269 @@
+"""The drain: gives waiting intents to the decider, a bounded slice at a time.
+
+One tick:
+
+1. Give back what an earlier tick could not, because the database was away. First, so that no attempt is counted.
+2. Take back leases that ran out; the fifth time an intent is parked.
+3. Expire what is overdue. It needs only the log, so it does not wait for the gate, and comes before deciding: an
+   intent whose time is up is never evaluated.
+4. If the gate is open, claim a small batch and decide it, as many at once as the pace allows.
+5. Stop at the first sign of trouble: a decision that could not be made, or the gate closing. What was not started
+   goes back without counting an attempt.
+
+Nothing here writes an outcome; the decider does, fenced by the lease's epoch. Source: design 7.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import deque
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from enum import StrEnum
+from typing import TYPE_CHECKING, Final, Protocol, assert_never
+
+from intent_queue.states import State
+from intent_queue.store import LEASE_S, QueueUnavailable
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Sequence
+    from datetime import datetime
+
+    from intent_queue.item import ClaimedItem
+    from intent_queue.pace import Pace
+    from intent_queue.store import QueueStore
+
+BATCH_PER_WINDOW: Final = 4
+EXPIRE_LIMIT: Final = 100
+# An item is started only while most of its lease is left, so that a decision does not outlive it.
+START_WITHIN_S: Final = LEASE_S / 3
+# A decision slower than this says that live traffic needs the room.
+SLOW_S: Final = 1.0
+MAX_BACKOFF_S: Final = 60.0
+
+
+class Result(StrEnum):
+    """What the decider did with an item."""
+
+    FINISHED = "finished"  # an outcome, or a late allow, is recorded
+    NOT_DECIDED = "not_decided"  # a dependency is in trouble: nothing is recorded
+    LOST = "lost"  # the lease or the version moved on: somebody else settles it
+
+
+class PoisonIntent(Exception):
+    """This intent alone cannot be processed. The decider translates whatever it met into this."""
+
+
+class Decider(Protocol):
+    """Settles a leased intent, naming its epoch and version. Concurrent calls are for different intents.
+
+    Any exception but PoisonIntent is a programming error: it ends the tick, and the lease runs out.
+    """
+
+    async def authorize(self, item: ClaimedItem) -> Result:
+        """Evaluate from the start and record the outcome. Raises: PoisonIntent."""
+        ...
+
+    async def expire(self, item: ClaimedItem) -> Result:
+        """Record EXPIRED without evaluating. Raises: PoisonIntent."""
+        ...
+
+
+class Clock(Protocol):
+    """Time, twice: for people and for deadlines."""
+
+    def now(self) -> datetime:
+        """Return the time of day, aware, UTC."""
+        ...
+
+    def monotonic(self) -> float:
+        """Return seconds that never move backwards."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TickReport:
+    """What one tick did. `more` asks for the next at once; `parked` are the intents an operator must look at."""
+
+    claimed: int = 0  # leased to be decided
+    due: int = 0  # leased to be expired
+    finished: int = 0
+    lost: int = 0
+    poisoned: int = 0
+    given_back: int = 0  # without counting an attempt
+    reclaimed: int = 0  # leases that had run out
+    parked: tuple[str, ...] = ()
+    stopped: bool = False  # by trouble or a closed gate
+    unavailable: bool = False  # the queue's own database
+    led: bool = True  # False where another worker drains
+    more: bool = False
+
+
+class Drain:
+    """Drains the queue slice by slice. One tick at a time; `tick` must not be called concurrently.
+
+    `gate` is True only while deciding may be tried: the boundaries have been closed long enough, and nobody stops us.
+    """
+
+    def __init__(
+        self,
+        store: QueueStore,
+        decider: Decider,
+        clock: Clock,
+        pace: Pace,
+        gate: Callable[[], bool],
+        *,
+        worker: str,
+    ) -> None:
+        self._store = store
+        self._decider = decider
+        self._clock = clock
+        self._pace = pace
+        self._gate = gate
+        self._worker = worker
+        self._owed: list[ClaimedItem] = []
+
+    @property
+    def pace(self) -> Pace:
+        """How much it does at once now."""
+        return self._pace
+
+    async def tick(self) -> TickReport:
+        """Do one bounded slice and report it. Never raises for a dependency that is away."""
+        report = TickReport()
+        try:
+            await self._give_back()
+            reclaimed = await self._store.reclaim_expired_leases()
+            report = replace(report, reclaimed=reclaimed.returned, parked=tuple(reclaimed.parked))
+
+            due = await self._store.expired(EXPIRE_LIMIT, self._worker)
+            report = await self._work(report, due, self._decider.expire, gate=_always)
+            report = replace(report, due=len(due), more=len(due) == EXPIRE_LIMIT and not report.stopped)
+            if report.stopped or not self._gate():
+                return replace(report, stopped=True)
+
+            limit = self._pace.window * BATCH_PER_WINDOW
+            batch = await self._store.claim(limit, self._worker)
+            report = await self._work(report, batch, self._decider.authorize, gate=self._gate)
+            more = not report.stopped and (report.more or len(batch) == limit)
+            return replace(report, claimed=len(batch), more=more)
+        except QueueUnavailable:
+            return replace(report, stopped=True, unavailable=True, more=False)
+
+    async def _work(
+        self,
+        report: TickReport,
+        items: Sequence[ClaimedItem],
+        settle: Callable[[ClaimedItem], Awaitable[Result]],
+        gate: Callable[[], bool],
+    ) -> TickReport:
+        """Settle `items`, as many at once as the pace allows; give back what was not started or not decided."""
+        work = _Slice(items, settle, gate, self._clock)
+        try:
+            async with asyncio.TaskGroup() as runners:
+                for _ in range(min(self._pace.window, len(items))):
+                    runners.create_task(work.run())
+        except BaseException:
+            # Cancelled, or a decider's programming error: the others must not pay for it with an attempt.
+            self._owed.extend(work.unsettled())
+            with contextlib.suppress(QueueUnavailable):
+                await self._give_back()
+            raise
+        for _ in range(work.good):
+            self._pace = self._pace.after_good()
+        if work.trouble:
+            self._pace = self._pace.after_trouble()
+        undone = work.unsettled()
+        self._owed.extend(undone)
+        report = replace(
+            report,
+            finished=report.finished + work.finished,
+            lost=report.lost + work.lost,
+            poisoned=report.poisoned + len(work.poisoned),
+            given_back=report.given_back + len(undone),
+            stopped=work.stopped,
+        )
+        try:
+            await self._give_back()
+            parked = [item.intent_id for item in work.poisoned if await self._count_attempt(item) is State.PARKED]
+        except QueueUnavailable:
+            return replace(report, stopped=True, unavailable=True)
+        return replace(report, parked=(*report.parked, *parked))
+
+    async def _give_back(self) -> None:
+        """Give back what is owed. While the database is away it stays owed, and the lease's epoch keeps it harmless."""
+        await self._store.give_back(self._owed)
+        self._owed.clear()
+
+    async def _count_attempt(self, item: ClaimedItem) -> State | None:
+        backoff = timedelta(seconds=min(2.0 ** min(item.attempts, 10), MAX_BACKOFF_S))
+        return await self._store.release(item.intent_id, item.epoch, self._clock.now() + backoff, count_attempt=True)
+
+
+class _Slice:
+    """One slice's items and what became of them. Runners take from it until it is empty or stopped."""
+
+    def __init__(
+        self,
+        items: Sequence[ClaimedItem],
+        settle: Callable[[ClaimedItem], Awaitable[Result]],
+        gate: Callable[[], bool],
+        clock: Clock,
+    ) -> None:
+        self._left = deque(items)
+        self._settle = settle
+        self._gate = gate
+        self._clock = clock
+        self._start_by = clock.monotonic() + START_WITHIN_S
+        self._undecided: list[ClaimedItem] = []
+        self.poisoned: list[ClaimedItem] = []
+        self.finished = 0
+        self.good = 0
+        self.lost = 0
+        self.stopped = False
+        self.trouble = False
+
+    async def run(self) -> None:
+        while self._left and self._may_start():
+            item = self._left.popleft()
+            started = self._clock.monotonic()
+            try:
+                result = await self._settle(item)
+            except PoisonIntent:
+                self.poisoned.append(item)
+                continue
+            except asyncio.CancelledError:
+                self._undecided.append(item)
+                raise
+            self._note(item, result, took_s=self._clock.monotonic() - started)
+
+    def unsettled(self) -> list[ClaimedItem]:
+        """Return what holds a lease and has no result: not started, not decided, or interrupted."""
+        return [*self._undecided, *self._left]
+
+    def _may_start(self) -> bool:
+        if not self._gate() or self._clock.monotonic() >= self._start_by:
+            self.stopped = True
+        return not self.stopped
+
+    def _note(self, item: ClaimedItem, result: Result, took_s: float) -> None:
+        match result:
+            case Result.FINISHED:
+                self.finished += 1
+            case Result.LOST:
+                self.lost += 1
+            case Result.NOT_DECIDED:
+                self._undecided.append(item)
+                self.stopped = self.trouble = True
+                return
+            case _:
+                assert_never(result)
+        if took_s > SLOW_S:
+            self.trouble = True
+        else:
+            self.good += 1
+
+
+def _always() -> bool:
+    return True

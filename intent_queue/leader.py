@@ -1,0 +1,84 @@
+"""Which worker drains: the one whose connection holds an advisory lock.
+
+Two leaders for a moment would be harmless, leases keep them apart; one is kinder to a recovering dependency. The lock
+lives exactly as long as its connection, so the connection is its own, never from a pool, and not behind a pooler that
+shares sessions.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+import asyncpg
+
+if TYPE_CHECKING:
+    from types import TracebackType
+    from typing import Self
+
+LOCK_KEY: Final = int.from_bytes(b"hf_queue")  # in PostgreSQL's bigint range, the same for every worker
+
+# A leader that vanished without a word frees the lock after about this: 5 + 3 x 2 seconds.
+_KEEPALIVE: Final = {
+    "application_name": "holdfast-queue-leader",
+    "tcp_keepalives_idle": "5",
+    "tcp_keepalives_interval": "2",
+    "tcp_keepalives_count": "3",
+}
+_LOST: Final = (
+    asyncpg.PostgresError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,
+    OSError,
+    TimeoutError,
+)
+
+
+class Leader:
+    """Stands for leadership on one connection to `dsn`. Not for concurrent use."""
+
+    def __init__(self, dsn: str, *, key: int = LOCK_KEY, deadline_s: float = 1.0) -> None:
+        self._dsn = dsn
+        self._key = key
+        self._deadline_s = deadline_s
+        self._connection: asyncpg.Connection[asyncpg.Record] | None = None
+        self._leads = False
+
+    async def leads(self) -> bool:
+        """Tell whether this worker leads now; ask before every tick. False for any doubt, never raises for one."""
+        try:
+            connection = await self._connected()
+            if self._leads:
+                await connection.fetchval("SELECT 1", timeout=self._deadline_s)
+            else:
+                got = await connection.fetchval("SELECT pg_try_advisory_lock($1)", self._key, timeout=self._deadline_s)
+                self._leads = got is True
+        except _LOST:
+            self._drop()
+        return self._leads
+
+    def resign(self) -> None:
+        """Drop the connection, and with it the lock."""
+        self._drop()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.resign()
+
+    async def _connected(self) -> asyncpg.Connection[asyncpg.Record]:
+        if self._connection is not None and self._connection.is_closed():
+            self._drop()
+        if self._connection is None:
+            self._connection = await asyncpg.connect(
+                self._dsn, timeout=self._deadline_s, server_settings=dict(_KEEPALIVE)
+            )
+        return self._connection
+
+    def _drop(self) -> None:
+        self._leads = False
+        if self._connection is not None:
+            self._connection.terminate()
+            self._connection = None

@@ -1,0 +1,2 @@
+-- $1 agent
+SELECT count(*) FROM queue_entries WHERE agent = $1

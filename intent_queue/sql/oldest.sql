@@ -1,0 +1,7 @@
+-- $1 how many
+SELECT intent_id
+  FROM queue_entries
+ WHERE state = 'waiting' AND not_before <= now() AND expires_at > now()
+ ORDER BY enqueued_at, intent_id
+ LIMIT $1
+   FOR UPDATE SKIP LOCKED

@@ -1,0 +1,115 @@
+"""The API process."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+from typing import TYPE_CHECKING
+
+import uvicorn
+import uvloop
+
+from services.compose import background, open_service
+from services.consumption import Consumption
+from services.decision.finding import BundleInvalid
+from services.http.app import create_app
+from services.http.callers import Callers
+from services.http.health import HealthEndpoints
+from services.http.intents import IntentEndpoints
+from services.http.operator import OperatorEndpoints
+from services.http.tokens import TokenEndpoints
+from services.process import configure_logging, read_settings, refuse_bundle
+from services.submissions import Submissions
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Generator
+
+    from starlette.types import ASGIApp
+
+    from services.compose import Service
+    from services.settings import Settings
+
+_GRACEFUL_S = 3
+
+
+def main(args: argparse.Namespace) -> int:
+    """Run the API until told to stop. `args` has `host` and `port`, or `fd`, a listening socket it was handed."""
+    configure_logging()
+    settings = read_settings()
+    if settings is None:
+        return 1
+    try:
+        uvloop.run(_serve(settings, args))
+    except BundleInvalid as error:
+        return refuse_bundle(error)
+    return 0
+
+
+async def _serve(settings: Settings, args: argparse.Namespace) -> None:
+    async with open_service(settings) as service, asyncio.TaskGroup() as tasks:
+        running = [tasks.create_task(coroutine) for coroutine in background(service)]
+        where = {"fd": args.fd} if args.fd is not None else {"host": args.host, "port": args.port}
+        server = _Server(
+            uvicorn.Config(
+                build_app(service),
+                **where,
+                http="httptools",
+                lifespan="off",
+                access_log=False,
+                log_config=None,
+                server_header=False,
+                date_header=True,
+                timeout_graceful_shutdown=_GRACEFUL_S,
+            )
+        )
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, server.stop)
+        await server.serve()
+        for task in running:
+            task.cancel()
+
+
+class _Server(uvicorn.Server):
+    """Leaves signals to the process: it has a log to close after the last response."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Generator[None, None, None]:
+        """Capture nothing."""
+        yield
+
+    def stop(self) -> None:
+        """Finish what is under way and return from `serve`."""
+        self.should_exit = True
+
+
+def build_app(service: Service) -> ASGIApp:
+    """Return the application over the service's parts."""
+    callers = Callers(service.credentials)
+    submissions = Submissions(
+        authorizer=service.authorizer,
+        store=service.intents,
+        clock=service.clock,
+        ids=service.ids,
+        on_parked=service.wakeups.want,
+    )
+    consumption = Consumption(
+        issuer=service.settings.issuer,
+        recorder=service.lane,
+        signer=service.signer,
+        store=service.intents,
+        audit=service.boundaries.audit,
+        clock=service.clock,
+    )
+    return create_app(
+        [
+            *IntentEndpoints(callers=callers, submissions=submissions, metrics=service.metrics).routes(),
+            *TokenEndpoints(
+                callers=callers, consumption=consumption, signer=service.signer, metrics=service.metrics
+            ).routes(),
+            *OperatorEndpoints(callers=callers, queue=service.queue).routes(),
+            *HealthEndpoints(vitals=service.upkeep, metrics=service.metrics).routes(),
+        ]
+    )

@@ -1,0 +1,380 @@
+"""Puts the parts of one process together, and keeps them alive.
+
+The API and the worker are the same machine: the worker only has another way in.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from holdfast.reasons import Cause, ReasonCode
+
+from intent_queue.store import QueueStore
+from intent_queue.wake import Waker
+from services.activity import RecentActivity
+from services.authorizer import Authorizer, Boundaries
+from services.boundary import Boundary, WrongAnswer
+from services.canary import AuditCanary, EvaluationCanary
+from services.evaluation import CatalogueClassifier, PolicyEvaluator
+from services.limits import ValkeyLimits
+from services.metrics import Metrics
+from services.policies import LoadedPolicy, load_policy
+from services.ports import BundleStale, Entry, RecordingFailed, StoreUnreachable
+from services.postgres.credentials import CredentialDirectory
+from services.postgres.heartbeat import Heartbeat
+from services.postgres.intents import PostgresIntents
+from services.postgres.pool import ReadPool
+from services.postgres.sink import PostgresSink
+from services.recording.journal import Journal
+from services.recording.lane import Lane, LaneSettings
+from services.system import SystemClock, SystemIds
+from services.waiting import QueueDepth
+from signer.client import SignerClient, SignerError, SignerUnreachable
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+
+    from services.boundary import BoundaryState
+    from services.breaker import Transition
+    from services.decision.policy import Policy
+    from services.settings import Settings
+
+_log = logging.getLogger(__name__)
+
+_PROBE_INTERVAL_S = 0.1
+_SIGNER_CHECK_INTERVAL_S = 1.0
+#: What a commit may take beyond the lane's own deadline before the boundary stops waiting: the journal's fsync.
+_JOURNAL_MARGIN_S = 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Service:
+    """The parts that the API and the worker share."""
+
+    settings: Settings
+    policy: Policy
+    clock: SystemClock
+    ids: SystemIds
+    metrics: Metrics
+    pool: ReadPool
+    heartbeat: Heartbeat
+    lane: Lane
+    signer: SignerClient
+    queue: QueueStore
+    intents: PostgresIntents
+    credentials: CredentialDirectory
+    waiting: QueueDepth
+    limits: ValkeyLimits
+    boundaries: Boundaries
+    authorizer: Authorizer
+    upkeep: Upkeep
+    wakeups: Wakeups
+
+
+class Wakeups:
+    """Tells the worker to look now, outside the path of any request."""
+
+    def __init__(self, waker: Waker) -> None:
+        self._waker = waker
+        self._wanted = asyncio.Event()
+
+    def want(self) -> None:
+        """Ask for a wake-up. Returns at once; many wishes are one."""
+        self._wanted.set()
+
+    async def run(self) -> None:
+        """Pass wishes on until cancelled. One that reaches nobody costs a second: the worker looks by itself."""
+        while True:
+            await self._wanted.wait()
+            self._wanted.clear()
+            await self._waker.wake()
+
+
+class Upkeep:
+    """Listens to each dependency's own sign of health, and sends the canaries."""
+
+    def __init__(self, *, lane: Lane, signer: SignerClient, clock: SystemClock) -> None:
+        self._lane = lane
+        self._signer = signer
+        self._clock = clock
+        self._boundaries: Boundaries | None = None
+        self._evaluation: EvaluationCanary | None = None
+        self._heartbeat: Heartbeat | None = None
+
+    def watch(self, boundaries: Boundaries, heartbeat: Heartbeat) -> None:
+        """Take what is built after this."""
+        self._boundaries = boundaries
+        self._heartbeat = heartbeat
+        self._evaluation = EvaluationCanary(heartbeat)
+
+    # --- signs of health ------------------------------------------------------------------------------------------
+
+    def on_beat(self, missed: StoreUnreachable | None) -> None:
+        """Take one heartbeat of the store."""
+        if self._boundaries is None:
+            return
+        if missed is None:
+            self._boundaries.evaluation.dependency_is_back()
+        else:
+            self._boundaries.evaluation.dependency_missed(str(missed))
+
+    def on_lane_mode(self, in_journal: bool) -> None:  # noqa: FBT001 - the lane's callback
+        """Take a change of where records go."""
+        if self._boundaries is None:
+            return
+        if in_journal:
+            self._boundaries.audit.dependency_is_gone("PostgreSQL takes no commits")
+        else:
+            self._boundaries.audit.dependency_is_back()
+
+    async def watch_signer(self) -> None:
+        """Ask the signer for a sign of health until cancelled."""
+        boundaries = self._built()
+        while True:
+            try:
+                await self._signer.healthy()
+                boundaries.token.dependency_is_back()
+            except SignerError as error:
+                boundaries.token.dependency_missed(str(error))
+            await asyncio.sleep(_SIGNER_CHECK_INTERVAL_S)
+
+    # --- canaries -------------------------------------------------------------------------------------------------
+
+    async def probe(self) -> None:
+        """Send canaries through every boundary that wants one, until cancelled."""
+        boundaries, evaluation = self._built(), self._evaluation
+        if evaluation is None:
+            raise RuntimeError("the canaries are built with the boundaries")
+        audit = AuditCanary(self._lane, self._clock)
+        while True:
+            await boundaries.evaluation.probe(evaluation.ask, proves=evaluation.proves)
+            await boundaries.intent.probe(evaluation.classify, proves=evaluation.proves_unclassified)
+            await boundaries.token.probe(self._sign_canary, proves=_is_true)
+            await boundaries.audit.probe(audit.ask, proves=audit.proves)
+            await asyncio.sleep(_PROBE_INTERVAL_S)
+
+    async def _sign_canary(self) -> bool:
+        # The signer signs a fresh nonce, and the pinned key verifies it: that is the known answer.
+        await self._signer.healthy()
+        return True
+
+    # --- what health endpoints read -------------------------------------------------------------------------------
+
+    def boundaries(self) -> Sequence[BoundaryState]:
+        """Return every required boundary as of now."""
+        built = self._built()
+        return [built.intent.state, built.evaluation.state, built.token.state, built.audit.state]
+
+    def troubles(self) -> Sequence[str]:
+        """Return what else makes the service unfit for traffic."""
+        found = []
+        try:
+            if self._heartbeat is not None:
+                self._heartbeat.check()
+        except StoreUnreachable:
+            found.append("store_unreachable")
+        if self._lane.in_journal:
+            found.append("recording_in_journal")
+        if not self._signer.verify_keys():
+            found.append("signer_keys_unknown")
+        return found
+
+    def in_journal(self) -> bool:
+        """Return whether records go to the journal."""
+        return self._lane.in_journal
+
+    def journal_bytes(self) -> int:
+        """Return how many journal bytes PostgreSQL does not have yet."""
+        return self._lane.journal_bytes
+
+    def closed_for_s(self) -> float:
+        """Return for how long every boundary has been closed, 0 while one is not or another trouble stands."""
+        if self.troubles():
+            return 0.0
+        built = self._built()
+        return min(b.closed_for_s() for b in (built.intent, built.evaluation, built.token, built.audit))
+
+    def _built(self) -> Boundaries:
+        if self._boundaries is None:
+            raise RuntimeError("the boundaries are built before anything asks for them")
+        return self._boundaries
+
+
+@asynccontextmanager
+async def open_service(settings: Settings) -> AsyncIterator[Service]:
+    """Build one process's parts and close them again. Raises: BundleInvalid, and what stops the lane from starting."""
+    # The policies first: without them nothing starts.
+    policy = load_policy(settings.policies)
+    limits_ms = policy.settings.limits
+    clock, ids, metrics = SystemClock(), SystemIds(), Metrics()
+
+    sink = PostgresSink(settings.database_url)
+    journal = Journal(settings.data_dir / "journal" / settings.instance, max_bytes=settings.journal_max_bytes)
+    lane = Lane(
+        sink,
+        journal,
+        clock,
+        ids,
+        instance=settings.instance,
+        settings=LaneSettings(
+            hedge_s=settings.commit_hedge_ms / 1000,
+            commit_deadline_s=limits_ms.audit_ms / 1000,
+        ),
+    )
+    signer = SignerClient(settings.signer_socket, total_timeout_s=limits_ms.signing_ms / 1000)
+    upkeep = Upkeep(lane=lane, signer=signer, clock=clock)
+    lane.on_mode_change = upkeep.on_lane_mode
+    pool = ReadPool(settings.database_url)
+    heartbeat = Heartbeat(pool, on_beat=upkeep.on_beat)
+    queue = QueueStore(pool.pool)
+    waiting = QueueDepth(queue, metrics)
+    limits = ValkeyLimits(settings.broker_url)
+    waker = Waker(settings.broker_url)
+    boundaries = _boundaries(policy, clock, lane, metrics)
+    upkeep.watch(boundaries, heartbeat)
+    authorizer = Authorizer(
+        issuer=settings.issuer,
+        policies=LoadedPolicy(policy),
+        classifier=CatalogueClassifier(),
+        evaluator=PolicyEvaluator(store=heartbeat, limits=limits, ids=ids),
+        activity=RecentActivity(),
+        waiting=waiting,
+        recorder=lane,
+        signer=signer,
+        boundaries=boundaries,
+        clock=clock,
+        ids=ids,
+    )
+    credentials = CredentialDirectory(pool, settings.data_dir / f"credentials-{settings.instance}.json")
+
+    await pool.start()
+    await lane.start()
+    try:
+        await signer.start()
+        await credentials.start()
+        _announce(lane, policy, clock)
+        yield Service(
+            settings=settings,
+            policy=policy,
+            clock=clock,
+            ids=ids,
+            metrics=metrics,
+            pool=pool,
+            heartbeat=heartbeat,
+            lane=lane,
+            signer=signer,
+            queue=queue,
+            intents=PostgresIntents(pool, queue),
+            credentials=credentials,
+            waiting=waiting,
+            limits=limits,
+            boundaries=boundaries,
+            authorizer=authorizer,
+            upkeep=upkeep,
+            wakeups=Wakeups(waker),
+        )
+    finally:
+        await signer.close()
+        await limits.close()
+        await waker.close()
+        await lane.stop()
+        await pool.close()
+
+
+def background(service: Service) -> Sequence[Coroutine[None, None, None]]:
+    """Return what must run as long as the process does; the end of one is the end of all."""
+    return (
+        service.heartbeat.run(),
+        service.credentials.run(),
+        service.waiting.run(),
+        service.upkeep.watch_signer(),
+        service.upkeep.probe(),
+        service.wakeups.run(),
+    )
+
+
+def _boundaries(policy: Policy, clock: SystemClock, lane: Lane, metrics: Metrics) -> Boundaries:
+    limits = policy.settings.limits
+    recorded = _recorder_of_transitions(lane, clock, metrics)
+    return Boundaries(
+        intent=Boundary(
+            "intent",
+            reason_code=ReasonCode.CLASSIFICATION_UNAVAILABLE,
+            deadline_s=limits.classification_ms / 1000,
+            clock=clock,
+            counts=(TimeoutError,),
+            on_transition=recorded,
+        ),
+        evaluation=Boundary(
+            "evaluation",
+            reason_code=ReasonCode.EVALUATION_UNAVAILABLE,
+            deadline_s=limits.evaluation_ms / 1000,
+            clock=clock,
+            causes={
+                StoreUnreachable: Cause.STORE_UNREACHABLE,
+                BundleStale: Cause.STALE_BUNDLE,
+                TimeoutError: Cause.TIMEOUT,
+                Exception: Cause.POLICY_ERROR,
+            },
+            # An evaluation that fails by itself denies its own intent; it must not stop the others.
+            counts=(StoreUnreachable,),
+            open_cause=Cause.CIRCUIT_OPEN,
+            on_transition=recorded,
+        ),
+        token=Boundary(
+            "token",
+            reason_code=ReasonCode.SIGNING_UNAVAILABLE,
+            deadline_s=limits.signing_ms / 1000,
+            clock=clock,
+            counts=(SignerUnreachable, TimeoutError, WrongAnswer),
+            on_transition=recorded,
+        ),
+        audit=Boundary(
+            "audit",
+            reason_code=ReasonCode.AUDIT_UNAVAILABLE,
+            deadline_s=limits.audit_ms / 1000 + _JOURNAL_MARGIN_S,
+            clock=clock,
+            on_transition=recorded,
+        ),
+    )
+
+
+def _recorder_of_transitions(lane: Lane, clock: SystemClock, metrics: Metrics) -> Callable[[str, Transition], None]:
+    def record(name: str, transition: Transition) -> None:
+        metrics.boundary_transitions.labels(name, transition.after.value).inc()
+        entry = Entry(
+            kind="boundary.transition",
+            at=clock.now(),
+            members={
+                "boundary": name,
+                "generation": transition.generation,
+                "before": transition.before.value,
+                "after": transition.after.value,
+                "why": transition.why,
+            },
+            journal_may_release=True,
+        )
+        try:
+            lane.append(entry)
+        except RecordingFailed as error:
+            # Neither the database nor the journal takes records: every answer is a refusal already.
+            _log.error("a transition of the %s boundary could not be recorded: %s", name, error)
+
+    return record
+
+
+def _announce(lane: Lane, policy: Policy, clock: SystemClock) -> None:
+    members = {"bundle": policy.digest, "agents": len(policy.agents), "executors": sorted(policy.executors)}
+    try:
+        lane.append(Entry(kind="policy.loaded", at=clock.now(), members=members, journal_may_release=True))
+    except RecordingFailed as error:
+        _log.error("the loaded bundle could not be recorded: %s", error)
+
+
+def _is_true(answer: object) -> None:
+    if answer is not True:
+        raise WrongAnswer("the signer's canary was not verified")

@@ -1,0 +1,56 @@
+"""Who calls: bearer secrets of 256 random bits, of which only a SHA-256 is kept."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import secrets
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING, Final, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+class Kind(StrEnum):
+    """What a credential may be used for."""
+
+    AGENT = "agent"
+    EXECUTOR = "executor"
+    OPERATOR = "operator"
+
+
+PREFIXES: Final[Mapping[Kind, str]] = {Kind.AGENT: "hfa_", Kind.EXECUTOR: "hfx_", Kind.OPERATOR: "hfo_"}
+_SECRET: Final = re.compile(r"hf[axo]_[A-Za-z0-9_-]{43}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Principal:
+    """A caller that proved who it is."""
+
+    kind: Kind
+    subject: str
+
+
+class Credentials(Protocol):
+    """Where credentials are looked up."""
+
+    async def find(self, key_hash: str) -> Principal | None:
+        """Return whose credential has this hash. Raises: StoreUnreachable when nobody can tell."""
+        ...
+
+
+def new_secret(kind: Kind) -> str:
+    """Return a fresh secret: the prefix of its kind and 256 random bits."""
+    return PREFIXES[kind] + secrets.token_urlsafe(32)
+
+
+def key_hash(secret: str) -> str:
+    """Return the SHA-256 that is stored, in hexadecimal."""
+    return hashlib.sha256(secret.encode("ascii")).hexdigest()
+
+
+def well_formed(secret: str) -> bool:
+    """Return whether this can be a credential at all."""
+    return _SECRET.fullmatch(secret) is not None

@@ -1,0 +1,358 @@
+"""The policy of one bundle: classify, assess, admit, evaluate. Pure: the same question has the same answer.
+
+A `Policy` never changes and may be shared between threads.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import UTC
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+from holdfast.reasons import Cause, ReasonCode
+from services.decision import parameters, risk
+from services.decision.catalog import Effect, Impact, ResourceFacts, Sensitivity
+from services.decision.evaluation import ActionScope, AgentScope, EvaluationFailed, Evaluator, Question
+from services.decision.manifest_rules import ActionScopes, compile_manifest, rule_id
+from services.decision.parameters import Logged, ParametersInvalid
+from services.decision.pattern import MostSpecific, matches
+from services.decision.risk import Circumstances, Factor, Risk, Signals, Tier
+from services.decision.schedule import WEEKDAYS
+from services.decision.verdict import Allow, ApprovalNeeded, Deny, Hold, Unavailable
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from datetime import datetime
+
+    from holdfast.intent import Intent
+    from services.decision.bundle import Bundle
+    from services.decision.catalog import CatalogAction, Category, Executor
+    from services.decision.cedar import CedarJSON
+    from services.decision.finding import Finding
+    from services.decision.manifest import Manifest, RateLimit
+    from services.decision.rules import Rule
+    from services.decision.schedule import Schedule
+    from services.decision.settings import Settings
+    from services.decision.verdict import Verdict
+
+__all__ = ["Classified", "Factor", "Logged", "Policy", "Request", "Risk", "Signals", "Tier"]
+
+_UNKNOWN_RESOURCE = ResourceFacts()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Classified:
+    """What the catalogue says of an intent. `action` is the catalogue's name or glob.
+
+    `environment` is the resource's own where resources.yaml gives it one, so that an agent cannot talk it down.
+    `parameters` are the declared ones, as rules see them.
+    """
+
+    category: str
+    impact: Impact
+    effect: Effect
+    reversible: bool
+    taxonomy: str | None
+    action: str
+    executor: str
+    environment: str
+    sensitivity: Sensitivity
+    labels: tuple[str, ...] = ()
+    proof_of_possession: bool = False
+    parameters: Mapping[str, CedarJSON] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """One question to the policy. `approvals` are usernames of those who approved this very intent."""
+
+    agent: str
+    intent: Intent
+    classified: Classified
+    risk: Risk
+    now: datetime
+    approvals: tuple[str, ...] = ()
+    drained: bool = False
+    queue_age_s: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Agent:
+    manifest: Manifest
+    scope: AgentScope
+    schedule: Schedule | None
+
+
+class Policy:
+    """A compiled bundle. Build it with `compile`."""
+
+    def __init__(self, bundle: Bundle) -> None:
+        catalog = bundle.catalog
+        scopes = ActionScopes(catalog)
+        self.digest = bundle.digest
+        self.settings: Settings = bundle.settings
+        self.warnings: tuple[Finding, ...] = bundle.notices
+        self.executors: Mapping[str, Executor] = MappingProxyType(dict(catalog.executors))
+        self.agents = frozenset(bundle.manifests)
+        self.rules: tuple[Rule, ...] = bundle.rules
+        self._categories: Mapping[str, Category] = catalog.categories
+        self._catalog: MostSpecific[CatalogAction] = MostSpecific(catalog.actions)
+        self._declared: Mapping[str, CatalogAction] = catalog.actions
+        self._resources: MostSpecific[ResourceFacts] = MostSpecific(bundle.resources)
+        self._working_hours = bundle.settings.risk.working_hours.compiled()
+        self._roles = {role: frozenset(people) for role, people in bundle.settings.approvals.roles.items()}
+        self._actions = {
+            name: ActionScope.of(name, action, catalog.categories[action.category])
+            for name, action in catalog.actions.items()
+        }
+        self._agents = {
+            name: _Agent(
+                manifest=manifest,
+                scope=AgentScope.of(manifest, compile_manifest(manifest, bundle.manifest_paths[name], scopes)),
+                schedule=manifest.spec.schedule.compiled() if manifest.spec.schedule else None,
+            )
+            for name, manifest in bundle.manifests.items()
+        }
+        self._evaluator = Evaluator(bundle.rules)
+
+    @classmethod
+    def compile(cls, bundle: Bundle) -> Policy:
+        """Return the policy of a bundle that `read_bundle` accepted. Raises: BundleInvalid."""
+        return cls(bundle)
+
+    # --- classify ---------------------------------------------------------------------------------------------------
+
+    def classify(self, intent: Intent) -> Classified | Deny:
+        """Return what the catalogue says of the intent, or why it does not fit. Source: docs/policy.md."""
+        found = self._catalog.find(intent.action)
+        if found is None:
+            return Deny(
+                reason_code=ReasonCode.INTENT_UNCLASSIFIED,
+                detail=f"the catalogue has no action `{_shown(intent.action)}`",
+            )
+        pattern, action = found
+        try:
+            visible = parameters.for_rules(
+                action.parameters, intent.parameters, additional=action.additional_parameters
+            )
+            executor = _executor(action, intent)
+            if action.resource not in ("*", intent.resource.type):
+                raise ParametersInvalid(f"the action is for resources of type `{action.resource}`")
+        except ParametersInvalid as misfit:
+            return Deny(reason_code=ReasonCode.PARAMETERS_INVALID, detail=str(misfit))
+        category = self._categories[action.category]
+        facts = self._facts(intent)
+        return Classified(
+            category=action.category,
+            impact=category.impact,
+            effect=category.effect,
+            reversible=category.reversible,
+            taxonomy=category.taxonomy,
+            action=pattern,
+            executor=executor,
+            environment=facts.environment or intent.context.environment or self.settings.environment,
+            sensitivity=facts.sensitivity,
+            labels=facts.labels,
+            proof_of_possession=action.proof_of_possession,
+            parameters=visible,
+        )
+
+    def _facts(self, intent: Intent) -> ResourceFacts:
+        found = self._resources.find(str(intent.resource))
+        return found[1] if found else _UNKNOWN_RESOURCE
+
+    # --- assess -----------------------------------------------------------------------------------------------------
+
+    def assess(
+        self, intent: Intent, classified: Classified, *, agent: str, signals: Signals = Signals(), now: datetime
+    ) -> Risk:
+        """Return the risk, derived by the service. What the agent says can only have added to it."""
+        circumstances = Circumstances(
+            impact=classified.impact,
+            reversible=classified.reversible,
+            environment=classified.environment,
+            claimed_environment=intent.context.environment,
+            sensitivity=classified.sensitivity,
+        )
+        return risk.assess(
+            circumstances,
+            signals,
+            agent=agent,
+            settings=self.settings.risk,
+            working_hours=self._working_hours,
+            now=now,
+        )
+
+    # --- admit ------------------------------------------------------------------------------------------------------
+
+    def admit(self, request: Request) -> Deny | None:
+        """Return why the agent's manifest does not admit the request; None when it does.
+
+        Tools and models are a ceiling that no rule lifts.
+        """
+        agent = self._agents.get(request.agent)
+        if agent is None:
+            return _not_available(f"no manifest names the agent `{_shown(request.agent)}`")
+        operation, model = request.intent.action, request.intent.context.model
+        if not any(matches(tool, operation) for tool in agent.manifest.spec.tools):
+            return _not_available(f"`{request.agent}` has no tool `{_shown(operation)}`")
+        if model is not None and model not in agent.manifest.models:
+            return _not_available(f"`{request.agent}` may not use the model `{_shown(model)}`")
+        environments = agent.manifest.spec.environments
+        if environments is not None and request.classified.environment not in environments:
+            return _outside(request.agent, "environments", f"may not act in `{_shown(request.classified.environment)}`")
+        if agent.schedule is not None and not agent.schedule.contains(request.now):
+            return _outside(request.agent, "schedule", "may not act at this time")
+        return None
+
+    def rate_limit(self, agent: str) -> RateLimit | None:
+        """Return the agent's limits; None when its manifest sets none. Raises: KeyError for an unknown agent."""
+        return self._agents[agent].manifest.spec.rate_limit
+
+    # --- evaluate ---------------------------------------------------------------------------------------------------
+
+    def evaluate(self, request: Request) -> Verdict:
+        """Answer one request.
+
+        1. The manifest's ceiling, again: nothing below can lift it.
+        2. Cedar over the slice. An error of any rule, even beside a matching forbid, leaves the question open.
+        3. A matching forbid without approval denies, whatever else says.
+        4. Holding forbids hold until enough people approved; a permit is needed beside them.
+        5. Without a permit, nothing is allowed.
+        """
+        # 1. Ceiling.
+        if (refused := self.admit(request)) is not None:
+            return refused
+        agent, action = self._agents[request.agent].scope, self._actions.get(request.classified.action)
+        if action is None:
+            return _unavailable("the intent was classified by another bundle")
+        # 2. Cedar.
+        question = self._question(request)
+        try:
+            matched = self._evaluator.matched(agent, action, question)
+            if matched.allowed:
+                return Allow(determining=_ids(matched.rules))
+            # 3. Forbidden.
+            if forbids := [rule for rule in matched.rules if rule.approval is None]:
+                return _forbidden(forbids)
+            if not matched.rules:
+                return _no_permit()
+            permits = self._evaluator.permits(agent, action, question)
+        except EvaluationFailed as failure:
+            return _unavailable(f"the policies could not be evaluated: {failure}")
+        # 5. No permit, so no number of approvals would help.
+        if not permits.allowed:
+            return _no_permit()
+        # 4. Held, or lifted.
+        needed = [rule for rule in matched.rules if not self._is_lifted(rule, request.approvals)]
+        return _held(needed) if needed else Allow(determining=_ids(permits.rules))
+
+    def _is_lifted(self, rule: Rule, approvals: tuple[str, ...]) -> bool:
+        if rule.approval is None:
+            return False
+        people = self._roles.get(rule.approval.role, frozenset()) & frozenset(approvals)
+        return len(people) >= rule.approval.count
+
+    def _question(self, request: Request) -> Question:
+        intent, classified, now = request.intent, request.classified, request.now
+        context: dict[str, CedarJSON] = {
+            "operation": intent.action,
+            "environment": classified.environment,
+            "executor": classified.executor,
+            "parameters": dict(classified.parameters),
+            "risk": {"score": request.risk.score, "tier": str(request.risk.tier)},
+            "time": {"epoch": int(now.timestamp()), **_utc_hour(now)},
+            "drained": request.drained,
+            "queue_age_seconds": request.queue_age_s,
+        }
+        if intent.context.on_behalf_of is not None:
+            context["on_behalf_of"] = intent.context.on_behalf_of
+        if intent.context.model is not None:
+            context["model"] = intent.context.model
+        return Question(
+            resource_id=str(intent.resource),
+            resource={
+                "type": intent.resource.type,
+                "id": intent.resource.id,
+                "sensitivity": str(classified.sensitivity),
+                "labels": list(classified.labels),
+            },
+            context=context,
+        )
+
+    # --- around a decision ------------------------------------------------------------------------------------------
+
+    def lane(self, classified: Classified) -> int:
+        """Return the lane in which an intent of this impact waits."""
+        return self.settings.queue.lanes.of(classified.impact)
+
+    def token_lifetime_s(self, executor: str) -> int:
+        """Return how long an ordinary token for the executor lives. Raises: KeyError for an unknown executor."""
+        return self.executors[executor].max_token_seconds
+
+    def logged(self, intent: Intent, classified: Classified) -> Logged:
+        """Return what the audit record says of the parameters. Raises: KeyError for another bundle's action."""
+        return parameters.logged(self._declared[classified.action].parameters, intent.parameters)
+
+    def manifest_rules(self, agent: str) -> tuple[Rule, ...]:
+        """Return the Cedar that the agent's manifest compiled to. Raises: KeyError for an unknown agent."""
+        return self._agents[agent].scope.rules
+
+
+def _executor(action: CatalogAction, intent: Intent) -> str:
+    if intent.executor is None:
+        return action.executor[0]
+    if intent.executor not in action.executor:
+        raise ParametersInvalid(f"the action does not run on the executor `{_shown(intent.executor)}`")
+    return intent.executor
+
+
+def _utc_hour(now: datetime) -> dict[str, CedarJSON]:
+    utc = now.astimezone(UTC)
+    return {"hour": utc.hour, "weekday": WEEKDAYS[utc.weekday()]}
+
+
+def _ids(rules: tuple[Rule, ...] | list[Rule]) -> tuple[str, ...]:
+    return tuple(sorted(rule.id for rule in rules))
+
+
+def _not_available(detail: str) -> Deny:
+    return Deny(reason_code=ReasonCode.ACTION_NOT_AVAILABLE, detail=detail)
+
+
+def _outside(agent: str, part: str, what: str) -> Deny:
+    return Deny(
+        reason_code=ReasonCode.POLICY_DENIED, detail=f"`{agent}` {what}", determining=(rule_id(agent, part),)
+    )
+
+
+def _forbidden(rules: list[Rule]) -> Deny:
+    reasons = dict.fromkeys(rule.reason or f"the rule `{rule.id}` forbids it" for rule in _by_id(rules))
+    return Deny(reason_code=ReasonCode.POLICY_DENIED, detail="; ".join(reasons), determining=_ids(rules))
+
+
+def _held(rules: list[Rule]) -> Hold:
+    needed = tuple(
+        ApprovalNeeded(rule=rule.id, role=rule.approval.role, count=rule.approval.count)
+        for rule in _by_id(rules)
+        if rule.approval is not None
+    )
+    reasons = dict.fromkeys(rule.reason or f"the rule `{rule.id}` needs approval" for rule in _by_id(rules))
+    return Hold(determining=_ids(rules), needed=needed, detail="; ".join(reasons))
+
+
+def _by_id(rules: list[Rule]) -> list[Rule]:
+    return sorted(rules, key=lambda rule: rule.id)
+
+
+def _no_permit() -> Deny:
+    return Deny(reason_code=ReasonCode.NO_MATCHING_POLICY, detail="no policy permits it")
+
+
+def _unavailable(detail: str) -> Unavailable:
+    return Unavailable(reason_code=ReasonCode.EVALUATION_UNAVAILABLE, cause=Cause.POLICY_ERROR, detail=detail)
+
+
+def _shown(text: str) -> str:
+    return text[:128].encode("ascii", "backslashreplace").decode("ascii")

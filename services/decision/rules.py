@@ -1,0 +1,183 @@
+"""rules/*.cedar: text in, one `Rule` per statement out, with the scope that slicing needs."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+import cedarpy
+
+from services.decision import finding
+from services.decision.finding import BundleInvalid
+from services.decision.strict_yaml import decode
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from services.decision.finding import Finding
+
+MAX_STATEMENT: Final = 64_000
+RESERVED_PREFIX: Final = "agent:"
+ANNOTATIONS: Final = frozenset({"id", "reason", "requires_approval"})
+
+_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}")
+_APPROVAL = re.compile(r"(?P<role>[A-Za-z0-9][A-Za-z0-9._-]{0,127})(?::(?P<count>[1-9][0-9]?))?")
+# A string, a comment, or the end of a statement; nothing else can hold a semicolon.
+_TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|//[^\n]*|;', re.DOTALL)
+_BLANK = re.compile(r"(?:\s|//[^\n]*)*")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Approval:
+    """What lifts a holding forbid."""
+
+    role: str
+    count: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rule:
+    """One Cedar statement. `actions` and `principals` are the entities of its scope; None is any."""
+
+    id: str
+    text: str
+    forbids: bool
+    reason: str | None = None
+    approval: Approval | None = None
+    actions: frozenset[str] | None = None
+    principals: frozenset[tuple[str, str]] | None = None
+    path: str = ""
+    line: int = 1
+    attributes: frozenset[str] = frozenset()
+    annotations: frozenset[str] = frozenset()
+
+    def may_match(self, actions: frozenset[str], principals: frozenset[tuple[str, str]]) -> bool:
+        """Tell whether the scope can match an action (with its groups) and an agent (with its groups).
+
+        False only when Cedar's own scope check is certainly false: such a rule neither matches nor errs.
+        """
+        return (self.actions is None or not self.actions.isdisjoint(actions)) and (
+            self.principals is None or not self.principals.isdisjoint(principals)
+        )
+
+
+def read_rules(path: str, data: bytes) -> tuple[Rule, ...]:
+    """Return the statements of one file. Raises: BundleInvalid, with the line of each statement."""
+    rules: list[Rule] = []
+    findings: list[Finding] = []
+    for line, text in _statements(decode(path, data)):
+        try:
+            rules.append(_rule(path, line, text))
+        except ValueError as failure:
+            findings.append(finding.error(path, str(failure), line=line))
+    if findings:
+        raise BundleInvalid(findings)
+    return tuple(rules)
+
+
+def _statements(text: str) -> Iterator[tuple[int, str]]:
+    """Yield each statement with the line on which it starts; comments before it are left out."""
+    start = 0
+    for token in _TOKEN.finditer(text):
+        if token.group() == ";":
+            yield _at(text, start, token.end())
+            start = token.end()
+    rest = _at(text, start, len(text))
+    if rest[1]:
+        yield rest
+
+
+def _at(text: str, start: int, end: int) -> tuple[int, str]:
+    blank = _BLANK.match(text, start, end)
+    first = blank.end() if blank else start
+    return text.count("\n", 0, first) + 1, text[first:end]
+
+
+def _rule(path: str, line: int, text: str) -> Rule:
+    if len(text) > MAX_STATEMENT:
+        raise ValueError(f"the rule is longer than {MAX_STATEMENT} characters")
+    try:
+        document: dict[str, Any] = json.loads(cedarpy.policies_to_json_str(text))
+    except ValueError as failure:
+        raise ValueError(f"not Cedar: {str(failure).splitlines()[0][:300]}") from failure
+    if document["templates"]:
+        raise ValueError("templates (`?principal`, `?resource`) are not supported")
+    policies = list(document["staticPolicies"].values())
+    if len(policies) != 1:
+        raise ValueError("not Cedar: the statement holds no rule")
+    policy = policies[0]
+    annotations: dict[str, str | None] = policy.get("annotations", {})
+    rule_id = annotations.get("id") or ""
+    if _ID.fullmatch(rule_id) is None:
+        raise ValueError("the rule needs an `@id`: letters, digits, `.`, `_`, `:` and `-`")
+    if rule_id.startswith(RESERVED_PREFIX):
+        raise ValueError(f"the id `{rule_id}` starts with `{RESERVED_PREFIX}`, which is kept for manifests")
+    forbids = policy["effect"] == "forbid"
+    return Rule(
+        id=rule_id,
+        text=text,
+        forbids=forbids,
+        reason=annotations.get("reason") or None,
+        approval=_approval(annotations, forbids=forbids),
+        actions=_scope_actions(policy["action"]),
+        principals=_scope_principals(policy["principal"]),
+        path=path,
+        line=line,
+        attributes=frozenset(_attributes(policy.get("conditions", []))),
+        annotations=frozenset(annotations),
+    )
+
+
+def _approval(annotations: dict[str, str | None], *, forbids: bool) -> Approval | None:
+    if "requires_approval" not in annotations:
+        return None
+    if not forbids:
+        raise ValueError("`@requires_approval` stands on a forbid only")
+    match = _APPROVAL.fullmatch(annotations["requires_approval"] or "")
+    if match is None:
+        raise ValueError('`@requires_approval` takes "role" or "role:2"')
+    return Approval(role=match["role"], count=int(match["count"] or 1))
+
+
+def _scope_actions(scope: dict[str, Any]) -> frozenset[str] | None:
+    if scope["op"] == "All":
+        return None
+    entities = scope.get("entities") if "entities" in scope else [scope["entity"]]
+    return frozenset(entity["id"] for entity in entities or ())
+
+
+def _scope_principals(scope: dict[str, Any]) -> frozenset[tuple[str, str]] | None:
+    entity = scope.get("entity") or scope.get("in", {}).get("entity")
+    return frozenset({(entity["type"], entity["id"])}) if entity else None
+
+
+def _attributes(node: object) -> Iterator[str]:
+    """Yield every attribute that the conditions read."""
+    if isinstance(node, dict):
+        for key, value in node.items():
+            if key == "attr" and isinstance(value, str):
+                yield value
+            yield from _attributes(value)
+    elif isinstance(node, list):
+        for value in node:
+            yield from _attributes(value)
+
+
+def validate(rules: Sequence[Rule], schema_json: str) -> Iterable[Finding]:
+    """Return what Cedar's strict validator says against the generated schema, with places."""
+    if not rules:
+        return []
+    result = cedarpy.validate_policies("\n".join(rule.text for rule in rules), schema_json)
+    found = [_invalid(rules, problem.policy_id, problem.error) for problem in result.errors]
+    if not result.validation_passed and not found:
+        found = [finding.error(rules[0].path, "Cedar's validator refused the rules without a reason")]
+    return found
+
+
+def _invalid(rules: Sequence[Rule], policy_id: str, text: str) -> Finding:
+    number = policy_id.removeprefix("policy")
+    rule = rules[int(number)] if number.isdigit() and int(number) < len(rules) else rules[0]
+    said = " ".join(text.split()).replace(f"for policy `{policy_id}`, ", "")
+    return finding.error(rule.path, f"the rule `{rule.id}` fails Cedar's strict validation: {said}", line=rule.line)

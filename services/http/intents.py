@@ -1,0 +1,110 @@
+"""The agents' endpoints."""
+
+from __future__ import annotations
+
+import re
+import time
+from typing import TYPE_CHECKING, Final
+
+from holdfast.errors import InvalidIntent
+from holdfast.intent import Intent
+from holdfast.reasons import ReasonCode
+from starlette.routing import Route
+
+from services.authorizer import IdempotencyKeyRequired
+from services.credentials import Kind
+from services.http.wire import Endpoint, json_response, read_json
+from services.submissions import MAX_WAIT_S, Problem
+
+if TYPE_CHECKING:
+    from starlette.requests import Request
+    from starlette.responses import Response
+
+    from services.http.callers import Callers
+    from services.metrics import Metrics
+    from services.submissions import Answer, Submissions
+
+_IDEMPOTENCY_KEY: Final = re.compile(r"[\x21-\x7e]{1,255}")
+_SECONDS: Final = re.compile(r"\d{1,3}(?:\.\d{1,3})?")
+
+
+class IntentEndpoints:
+    """`/v1/intents`."""
+
+    def __init__(self, *, callers: Callers, submissions: Submissions, metrics: Metrics) -> None:
+        self._callers = callers
+        self._submissions = submissions
+        self._metrics = metrics
+
+    def routes(self) -> list[Route]:
+        """Return the routes. They are plain ASGI: see docs/adr/0004."""
+        return [
+            Route("/v1/intents", Endpoint(self._submit), methods=["POST"]),
+            Route("/v1/intents/{intent_id}", Endpoint(self._get), methods=["GET"]),
+            Route("/v1/intents/{intent_id}", Endpoint(self._cancel), methods=["DELETE"]),
+            Route("/v1/intents/{intent_id}/claim", Endpoint(self._claim), methods=["POST"]),
+        ]
+
+    async def _submit(self, request: Request) -> Response:
+        agent = await self._callers.require(request, Kind.AGENT)
+        key = _idempotency_key(request)
+        started = time.perf_counter()
+        try:
+            intent = _deliverable(Intent.from_json(await read_json(request)))
+            answer = await self._submissions.submit(agent, intent, key)
+        except InvalidIntent as error:
+            raise Problem(400, ReasonCode.REQUEST_MALFORMED, str(error)) from error
+        except IdempotencyKeyRequired as error:
+            detail = f"{error}: send an Idempotency-Key"
+            raise Problem(400, ReasonCode.IDEMPOTENCY_KEY_REQUIRED, detail) from error
+        self._count(answer, time.perf_counter() - started)
+        return _response(answer)
+
+    async def _get(self, request: Request) -> Response:
+        agent = await self._callers.require(request, Kind.AGENT)
+        return _response(await self._submissions.get(agent, request.path_params["intent_id"], wait_s=_wait_s(request)))
+
+    async def _claim(self, request: Request) -> Response:
+        agent = await self._callers.require(request, Kind.AGENT)
+        answer = await self._submissions.claim(agent, request.path_params["intent_id"])
+        self._count(answer, None)
+        return _response(answer)
+
+    async def _cancel(self, request: Request) -> Response:
+        agent = await self._callers.require(request, Kind.AGENT)
+        return _response(await self._submissions.cancel(agent, request.path_params["intent_id"]))
+
+    def _count(self, answer: Answer, seconds: float | None) -> None:
+        envelope = answer.envelope
+        self._metrics.decisions.labels(envelope["decision"], envelope["reason_code"], envelope["mode"]).inc()
+        if seconds is not None:
+            self._metrics.decision_seconds.observe(seconds)
+
+
+def _deliverable(intent: Intent) -> Intent:
+    """Refuse what this service could not keep: a promise to call back. Raises: InvalidIntent."""
+    if intent.callback_url is not None:
+        raise InvalidIntent("`callback_url` is not supported; poll or wait instead")
+    return intent
+
+
+def _idempotency_key(request: Request) -> str | None:
+    keys = request.headers.getlist("idempotency-key")
+    if not keys:
+        return None
+    if len(keys) > 1 or _IDEMPOTENCY_KEY.fullmatch(keys[0]) is None:
+        raise Problem(400, ReasonCode.REQUEST_MALFORMED, "`Idempotency-Key` has 1 to 255 visible ASCII characters")
+    return keys[0]
+
+
+def _wait_s(request: Request) -> float:
+    text = request.query_params.get("wait")
+    if text is None:
+        return 0.0
+    if _SECONDS.fullmatch(text) is None or float(text) > MAX_WAIT_S:
+        raise Problem(400, ReasonCode.REQUEST_MALFORMED, f"`wait` is a number of seconds up to {MAX_WAIT_S:.0f}")
+    return float(text)
+
+
+def _response(answer: Answer) -> Response:
+    return json_response(answer.status, answer.envelope, retry_after_s=answer.retry_after_s)

@@ -1,0 +1,181 @@
+"""The description of the API that `/openapi.json` serves. Normative text: docs/protocol.md."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+from holdfast.reasons import Cause, Decision, Mode, ReasonCode, Status
+
+_PROBLEM = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
+_ENVELOPE = {"application/json": {"schema": {"$ref": "#/components/schemas/Envelope"}}}
+
+
+@cache
+def describe() -> dict[str, Any]:
+    """Return the OpenAPI 3.1 document."""
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": "Holdfast", "version": "1", "description": "Signed authority tokens for AI agents."},
+        "paths": {
+            "/v1/intents": {"post": _submit()},
+            "/v1/intents/{intent_id}": {
+                "get": _operation("Look at an intent", "agent", {"200": _ENVELOPE}, parameters=[_ID, _WAIT]),
+                "delete": _operation("Cancel a waiting intent", "agent", {"200": _ENVELOPE}, parameters=[_ID]),
+            },
+            "/v1/intents/{intent_id}/claim": {
+                "post": _operation(
+                    "Claim a late allow: 200 holds a token",
+                    "agent",
+                    {"200": _ENVELOPE, "403": _ENVELOPE, "503": _ENVELOPE},
+                    parameters=[_ID],
+                )
+            },
+            "/v1/tokens/consume": {
+                "post": _operation(
+                    "Consume a token exactly once", "executor", {"200": _json("Consumed")}, body="Consume"
+                )
+            },
+            "/v1/tokens/{jti}/outcome": {
+                "post": _operation(
+                    "Report what became of it",
+                    "executor",
+                    {"200": _json("Recorded")},
+                    body="Outcome",
+                    parameters=[_JTI],
+                )
+            },
+            "/v1/operator/queue": {"get": _operation("List what waits", "operator", {"200": _json("QueuePage")})},
+            "/.well-known/jwks.json": {"get": _operation("The public keys", None, {"200": _json("JWKS")})},
+            "/livez": {"get": _operation("Whether the process lives", None, {"200": _json("Live")})},
+            "/readyz": {"get": _operation("Whether it may be sent traffic", None, {"200": _json("Ready")})},
+        },
+        "components": {"schemas": _SCHEMAS, "securitySchemes": _SECURITY},
+    }
+
+
+def _submit() -> dict[str, Any]:
+    answers = dict.fromkeys(("200", "202", "403", "429", "503"), _ENVELOPE)
+    key = {"name": "Idempotency-Key", "in": "header", "required": False, "schema": {"type": "string", "maxLength": 255}}
+    return _operation("Submit an intent: 200 holds a token", "agent", answers, body="Intent", parameters=[key])
+
+
+def _operation(
+    summary: str,
+    caller: str | None,
+    answers: dict[str, dict[str, Any]],
+    *,
+    body: str | None = None,
+    parameters: list[dict[str, Any]] | None = None,
+) -> dict[str, Any]:
+    operation: dict[str, Any] = {
+        "summary": summary,
+        "responses": {
+            **{status: {"description": summary, "content": content} for status, content in answers.items()},
+            "default": {"description": "a problem", "content": _PROBLEM},
+        },
+    }
+    if caller is not None:
+        operation["security"] = [{caller: []}]
+    if body is not None:
+        operation["requestBody"] = {"required": True, "content": _json(body)}
+    if parameters:
+        operation["parameters"] = parameters
+    return operation
+
+
+def _json(schema: str) -> dict[str, Any]:
+    return {"application/json": {"schema": {"$ref": f"#/components/schemas/{schema}"}}}
+
+
+def _object(required: list[str], **properties: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "object", "required": required, "properties": properties, "additionalProperties": False}
+
+
+_TEXT: dict[str, Any] = {"type": "string"}
+_TIME: dict[str, Any] = {"type": "string", "format": "date-time"}
+_INTEGER: dict[str, Any] = {"type": "integer"}
+_BOOLEAN: dict[str, Any] = {"type": "boolean"}
+_ANY_OBJECT: dict[str, Any] = {"type": "object"}
+_ID: dict[str, Any] = {"name": "intent_id", "in": "path", "required": True, "schema": _TEXT}
+_JTI: dict[str, Any] = {"name": "jti", "in": "path", "required": True, "schema": _TEXT}
+_WAIT: dict[str, Any] = {"name": "wait", "in": "query", "schema": {"type": "number", "minimum": 0, "maximum": 60}}
+
+
+def _closed(values: list[str], *, nullable: bool = False) -> dict[str, Any]:
+    return {"enum": [*values, None]} if nullable else {"enum": values}
+
+
+def _or_null(schema: dict[str, Any]) -> dict[str, Any]:
+    return {"anyOf": [schema, {"type": "null"}]}
+
+
+_RESOURCE = _object(["type", "id"], type=_TEXT, id=_TEXT)
+_SECURITY = {name: {"type": "http", "scheme": "bearer"} for name in ("agent", "executor", "operator")}
+_SCHEMAS: dict[str, Any] = {
+    "Problem": _object(
+        ["type", "title", "status", "detail", "reason_code"],
+        type=_TEXT,
+        title=_TEXT,
+        status=_INTEGER,
+        detail=_TEXT,
+        reason_code=_closed(list(ReasonCode)),
+    ),
+    "Intent": _object(
+        ["action", "resource"],
+        action=_TEXT,
+        resource=_RESOURCE,
+        parameters=_ANY_OBJECT,
+        executor=_or_null(_TEXT),
+        context=_object(
+            [],
+            environment=_or_null(_TEXT),
+            reason=_or_null(_TEXT),
+            on_behalf_of=_or_null(_TEXT),
+            model=_or_null(_TEXT),
+            session=_or_null(_TEXT),
+            model_tokens=_or_null(_INTEGER),
+        ),
+        priority=_closed(["low", "normal", "high", "critical"]),
+        queue=_BOOLEAN,
+        expires_in=_or_null(_INTEGER),
+        callback_url={"type": "null"},
+    ),
+    "Envelope": _object(
+        ["intent_id", "status", "decision", "reason_code"],
+        intent_id=_TEXT,
+        status=_closed(list(Status)),
+        decision=_closed(list(Decision)),
+        reason_code=_closed(list(ReasonCode)),
+        cause=_closed(list(Cause), nullable=True),
+        detail=_TEXT,
+        mode=_closed(list(Mode)),
+        category=_or_null(_TEXT),
+        impact=_or_null(_TEXT),
+        risk=_or_null(_ANY_OBJECT),
+        policy=_ANY_OBJECT,
+        token=_or_null(_TEXT),
+        token_expires_at=_or_null(_TIME),
+        queue=_or_null(_ANY_OBJECT),
+        retry_after=_or_null(_INTEGER),
+        status_url=_TEXT,
+        receipt=_or_null(_object(["stream", "seq", "hash"], stream=_TEXT, seq=_INTEGER, hash=_TEXT)),
+        decided_at=_TIME,
+    ),
+    "Consume": _object(
+        ["token", "action", "resource"], token=_TEXT, action=_TEXT, resource=_RESOURCE, parameters=_ANY_OBJECT
+    ),
+    "Consumed": {"type": "object", "required": ["consumed", "txn", "jti", "sub"]},
+    "Outcome": _object(["status"], status=_closed(["succeeded", "failed", "unknown"]), detail=_or_null(_TEXT)),
+    "Recorded": {"type": "object", "required": ["recorded"]},
+    "QueuePage": _object(["items", "next"], items={"type": "array", "items": _ANY_OBJECT}, next=_or_null(_TEXT)),
+    "JWKS": _object(["keys"], keys={"type": "array", "items": _ANY_OBJECT}),
+    "Live": _object(["alive"], alive=_BOOLEAN),
+    "Ready": _object(
+        ["ready", "boundaries", "open", "troubles"],
+        ready=_BOOLEAN,
+        boundaries=_ANY_OBJECT,
+        open={"type": "array", "items": _TEXT},
+        troubles={"type": "array", "items": _TEXT},
+    ),
+}

@@ -1,0 +1,71 @@
+"""Every metric this service publishes. Alert rules may name these and no others."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+_LATENCY_BUCKETS_S: Final = (0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
+
+#: The names as Prometheus sees them, with what they count.
+METRICS: Final = {
+    "holdfast_decisions_total": "decided intents by decision, reason code and mode",
+    "holdfast_decision_seconds": "time from the parsed request to the answer",
+    "holdfast_boundary_state": "0 closed, 1 half-open, 2 open, 3 forced open",
+    "holdfast_boundary_transitions_total": "transitions of a boundary's breaker by new state",
+    "holdfast_queue_waiting": "intents that wait, by lane",
+    "holdfast_queue_oldest_seconds": "how long the oldest waiting intent has waited",
+    "holdfast_fail_open_total": "tokens released by a fail-open rule",
+    "holdfast_recorder_in_journal": "1 while records go to the local journal",
+    "holdfast_journal_bytes": "bytes in the local journal that PostgreSQL does not have yet",
+    "holdfast_records_total": "records made durable, by sink",
+    "holdfast_consumptions_total": "consumption requests by result",
+    "holdfast_policy_stale": "1 while the active bundle is older than its lease",
+}
+
+
+class Metrics:
+    """One process's registry."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self.decisions = Counter(
+            "holdfast_decisions_total",
+            METRICS["holdfast_decisions_total"],
+            ["decision", "reason_code", "mode"],
+            registry=self.registry,
+        )
+        self.decision_seconds = Histogram(
+            "holdfast_decision_seconds",
+            METRICS["holdfast_decision_seconds"],
+            buckets=_LATENCY_BUCKETS_S,
+            registry=self.registry,
+        )
+        self.boundary_state = self._gauge("holdfast_boundary_state", "boundary")
+        self.boundary_transitions = Counter(
+            "holdfast_boundary_transitions_total",
+            METRICS["holdfast_boundary_transitions_total"],
+            ["boundary", "state"],
+            registry=self.registry,
+        )
+        self.queue_waiting = self._gauge("holdfast_queue_waiting", "lane")
+        self.queue_oldest_seconds = self._gauge("holdfast_queue_oldest_seconds")
+        self.fail_open = Counter(
+            "holdfast_fail_open_total", METRICS["holdfast_fail_open_total"], registry=self.registry
+        )
+        self.recorder_in_journal = self._gauge("holdfast_recorder_in_journal")
+        self.journal_bytes = self._gauge("holdfast_journal_bytes")
+        self.records = Counter(
+            "holdfast_records_total", METRICS["holdfast_records_total"], ["sink"], registry=self.registry
+        )
+        self.consumptions = Counter(
+            "holdfast_consumptions_total",
+            METRICS["holdfast_consumptions_total"],
+            ["result"],
+            registry=self.registry,
+        )
+        self.policy_stale = self._gauge("holdfast_policy_stale")
+
+    def _gauge(self, name: str, *labels: str) -> Gauge:
+        return Gauge(name, METRICS[name], labels, registry=self.registry)

@@ -1,0 +1,54 @@
+"""The read pool, and the one translation of what a database driver raises."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import TYPE_CHECKING, Final
+
+import asyncpg
+
+from services.ports import StoreUnreachable
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+#: Everything a driver raises when the server is gone, going, or silent.
+UNREACHABLE: Final = (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError)
+
+QUERY_TIMEOUT_S: Final = 1.0
+
+
+class ReadPool:
+    """Connections for reads. None is opened before it is needed: a service can start while the database is away."""
+
+    def __init__(self, dsn: str, *, size: int = 8) -> None:
+        self.pool = asyncpg.create_pool(
+            dsn,
+            min_size=0,
+            max_size=size,
+            command_timeout=QUERY_TIMEOUT_S,
+            timeout=QUERY_TIMEOUT_S,
+            max_inactive_connection_lifetime=60,
+        )
+
+    async def start(self) -> None:
+        """Make the pool usable. Connects to nothing."""
+        await self.pool
+
+    @contextlib.asynccontextmanager
+    async def connection(self) -> AsyncIterator[asyncpg.pool.PoolConnectionProxy[asyncpg.Record]]:
+        """Lend a connection. Raises: StoreUnreachable for whatever goes wrong with the server, here or inside."""
+        try:
+            async with self.pool.acquire(timeout=QUERY_TIMEOUT_S) as connection:
+                yield connection
+        except UNREACHABLE as error:
+            raise StoreUnreachable(f"{type(error).__name__}: {error}") from error
+
+    async def close(self) -> None:
+        """Close every connection, politely if the server listens."""
+        try:
+            async with asyncio.timeout(QUERY_TIMEOUT_S):
+                await self.pool.close()
+        except UNREACHABLE:
+            self.pool.terminate()

@@ -1,0 +1,196 @@
+"""Effects as checked JSON: what rides to the database beside a record, and what a journal keeps of it.
+
+One malformed effect would fail the whole batch that carries it, so every value is held to its column here, before the
+record is chained.
+"""
+
+from __future__ import annotations
+
+import base64
+import re
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING, Final, TypeAlias
+
+import orjson
+
+from services.ports import ConsumeToken, MoveIntent, OpenIntent, PutCredential, PutOperator, ReportOutcome
+
+if TYPE_CHECKING:
+    from services.ports import Effect, QueueRow
+
+_STATUS: Final = frozenset(
+    {"granted", "denied", "held", "queued", "unqueued", "claimable", "expired", "cancelled", "superseded"}
+)
+_PARKED: Final = frozenset({"waiting", "held"})
+_QUEUE_STATE: Final = frozenset({"waiting", "held", "parked", "claimable"})
+_OUTCOME: Final = frozenset({"succeeded", "failed", "unknown"})
+_CREDENTIAL: Final = frozenset({"agent", "executor", "operator"})
+_ROLE: Final = frozenset({"viewer", "operator", "approver", "admin"})
+
+#: A B-tree entry over two such members stays below PostgreSQL's limit of 2,704 bytes.
+MAX_TEXT_BYTES: Final = 1024
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+#: An escaped NUL, which jsonb does not hold; a backslash that is itself escaped does not start one.
+_NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
+_LANES: Final = 4
+_INT: Final = 2**31
+_BIGINT: Final = 2**63
+
+
+class EffectMalformed(ValueError):
+    """The effect holds a value that its column cannot."""
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedEffect:
+    """`op` names the operation of `append_batch`; `members` is a JSON object."""
+
+    op: str
+    members: bytes
+
+
+#: Applied in place of an effect that the database rejects for its values: counts as refused.
+REFUSE: Final = EncodedEffect("refuse", b"{}")
+
+_Members: TypeAlias = "dict[str, object]"
+
+
+def encode(effect: Effect) -> EncodedEffect:
+    """Return the checked JSON of an effect. Raises: EffectMalformed."""
+    match effect:
+        case OpenIntent():
+            return _encoded("open_intent", _open_intent(effect))
+        case MoveIntent():
+            return _encoded("move_intent", _move_intent(effect))
+        case ConsumeToken():
+            members: _Members = {
+                "iss": _text(effect.iss),
+                "txn": _text(effect.txn),
+                "jti": _text(effect.jti),
+                "executor": _text(effect.executor),
+                "consumed_at": _time(effect.consumed_at),
+            }
+            return _encoded("consume_token", members)
+        case ReportOutcome():
+            members = {
+                "iss": _text(effect.iss),
+                "jti": _text(effect.jti),
+                "executor": _text(effect.executor),
+                "outcome": _one_of(effect.outcome, _OUTCOME),
+                "outcome_at": _time(effect.outcome_at),
+            }
+            return _encoded("report_outcome", members)
+        case PutCredential():
+            members = {
+                "kind": _one_of(effect.kind, _CREDENTIAL),
+                "subject": _text(effect.subject),
+                "key_hash": _digest(effect.key_hash),
+                "created_at": _time(effect.created_at),
+            }
+            return _encoded("put_credential", members)
+        case PutOperator():
+            members = {
+                "username": _text(effect.username),
+                "password_hash": _text(effect.password_hash),
+                "role": _one_of(effect.role, _ROLE),
+                "created_at": _time(effect.created_at),
+            }
+            return _encoded("put_operator", members)
+
+
+def close_refusal(stream: str, seq: int) -> EncodedEffect:
+    """Return the effect of a void record: the refusal of that record's effect needs no other."""
+    return _encoded("close_refusal", {"stream": stream, "seq": seq})
+
+
+def _open_intent(effect: OpenIntent) -> _Members:
+    return {
+        "intent_id": _text(effect.intent_id),
+        "agent": _text(effect.agent),
+        "idempotency_key": _optional_text(effect.idempotency_key),
+        "request_digest": _digest(effect.request_digest),
+        "submission": base64.b64encode(effect.submission).decode("ascii"),
+        "act_hash": _text(effect.act_hash),
+        "status": _one_of(effect.status, _STATUS),
+        "reason_code": _text(effect.reason_code),
+        "envelope": dict(effect.envelope),
+        "claims": None if effect.claims is None else dict(effect.claims),
+        "jti": _optional_text(effect.jti),
+        "created_at": _time(effect.created_at),
+        "decided_at": _time(effect.decided_at),
+        "queue": None if effect.queue is None else _queue_row(effect.queue),
+        "over_jti": _optional_text(effect.over_jti),
+    }
+
+
+def _queue_row(row: QueueRow) -> _Members:
+    return {
+        "lane": _integer(row.lane, _LANES),
+        "rank_at": _time(row.rank_at),
+        "enqueued_at": _time(row.enqueued_at),
+        "expires_at": _time(row.expires_at),
+        "not_before": _time(row.not_before),
+        "state": _one_of(row.state, _PARKED),
+    }
+
+
+def _move_intent(effect: MoveIntent) -> _Members:
+    return {
+        "intent_id": _text(effect.intent_id),
+        "expect_version": _integer(effect.expect_version, _INT - 1),
+        "status": _one_of(effect.status, _STATUS),
+        "reason_code": _text(effect.reason_code),
+        "envelope": dict(effect.envelope),
+        "decided_at": _time(effect.decided_at),
+        "claims": None if effect.claims is None else dict(effect.claims),
+        "jti": _optional_text(effect.jti),
+        "claim_by": None if effect.claim_by is None else _time(effect.claim_by),
+        "epoch": None if effect.epoch is None else _integer(effect.epoch, _BIGINT),
+        "queue_state": None if effect.queue_state is None else _one_of(effect.queue_state, _QUEUE_STATE),
+        "not_before": None if effect.not_before is None else _time(effect.not_before),
+    }
+
+
+def _encoded(op: str, members: _Members) -> EncodedEffect:
+    try:
+        data = orjson.dumps(members)
+    except orjson.JSONEncodeError as error:
+        raise EffectMalformed(f"the effect `{op}` is not JSON: {error}") from error
+    if b"\\u0000" in data and _NUL.search(data):
+        raise EffectMalformed(f"the effect `{op}` holds a NUL character")
+    return EncodedEffect(op, data)
+
+
+def _text(value: str) -> str:
+    if not value or len(value.encode("utf-8", "surrogatepass")) > MAX_TEXT_BYTES:
+        raise EffectMalformed(f"a text is empty or longer than {MAX_TEXT_BYTES} bytes")
+    return value
+
+
+def _optional_text(value: str | None) -> str | None:
+    return None if value is None else _text(value)
+
+
+def _digest(value: str) -> str:
+    if _DIGEST.fullmatch(value) is None:
+        raise EffectMalformed("a digest is not 64 hexadecimal digits")
+    return value
+
+
+def _one_of(value: str, allowed: frozenset[str]) -> str:
+    if value not in allowed:
+        raise EffectMalformed(f"`{value[:64]}` is not one of {', '.join(sorted(allowed))}")
+    return value
+
+
+def _integer(value: int, below: int) -> int:
+    if isinstance(value, bool) or not 0 <= value < below:
+        raise EffectMalformed(f"an integer is not within 0 and {below}")
+    return value
+
+
+def _time(value: datetime) -> str:
+    if value.utcoffset() is None:
+        raise EffectMalformed("a time is not aware")
+    return value.isoformat()

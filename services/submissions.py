@@ -1,0 +1,318 @@
+"""The agents' side: submit once, look, claim, cancel. Repeats answer with what stands, never with a second effect."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import orjson
+from holdfast import strict_json
+from holdfast.errors import MalformedJSON
+from holdfast.intent import Intent
+from holdfast.reasons import ReasonCode, Status, http_status
+from holdfast.token import Claims
+
+from services.authorizer import AlreadyKnown, Ask, MovedOn, WaitingIntent
+from services.outcome import rfc3339
+from services.ports import StoreUnreachable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from holdfast.strict_json import JSON
+
+    from services.authorizer import Authorizer
+    from services.outcome import Outcome
+    from services.ports import Clock, Ids, IntentStore, StoredIntent
+
+MAX_WAIT_S = 60.0
+_POLL_S = 0.25
+_REMEMBERED = 20_000
+_WAITING = frozenset({Status.QUEUED, Status.HELD, Status.CLAIMABLE})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """An envelope with its HTTP status."""
+
+    status: int
+    envelope: Mapping[str, JSON]
+    retry_after_s: int | None = None
+
+
+class Problem(Exception):
+    """A refusal that is not the outcome of an intent; becomes `application/problem+json`."""
+
+    def __init__(self, status: int, reason_code: ReasonCode, detail: str, *, retry_after_s: int | None = None) -> None:
+        super().__init__(detail)
+        self.status = status
+        self.reason_code = reason_code
+        self.detail = detail
+        self.retry_after_s = retry_after_s
+
+
+@dataclass(frozen=True, slots=True)
+class _Remembered:
+    """What this process answered lately; it speaks for the store while the store is away."""
+
+    agent: str
+    request_digest: str
+    answer: Answer
+
+
+class Submissions:
+    """What an agent may do with its own intents."""
+
+    def __init__(
+        self,
+        *,
+        authorizer: Authorizer,
+        store: IntentStore,
+        clock: Clock,
+        ids: Ids,
+        on_parked: Callable[[], None],
+    ) -> None:
+        self._authorizer = authorizer
+        self._on_parked = on_parked
+        self._store = store
+        self._clock = clock
+        self._ids = ids
+        self._flights: dict[tuple[str, str], tuple[str, asyncio.Future[Answer]]] = {}
+        self._by_id: OrderedDict[str, _Remembered] = OrderedDict()
+        self._by_key: OrderedDict[tuple[str, str], str] = OrderedDict()
+
+    # --- submit ---------------------------------------------------------------------------------------------------
+
+    async def submit(self, agent: str, intent: Intent, idempotency_key: str | None) -> Answer:
+        """Decide an intent, or answer as before if the key is known.
+
+        Raises: Problem 422 for a key used with another body, IdempotencyKeyRequired.
+        """
+        submission = orjson.dumps(intent.to_json(), option=orjson.OPT_SORT_KEYS)
+        digest = hashlib.sha256(submission).hexdigest()
+        ask = Ask(
+            intent_id=self._ids.new("int_"),
+            agent=agent,
+            intent=intent,
+            submission=submission,
+            request_digest=digest,
+            idempotency_key=idempotency_key,
+            received_at=self._clock.now(),
+        )
+        if idempotency_key is None:
+            return await self._decide(ask)
+        flight = self._flights.get((agent, idempotency_key))
+        if flight is not None:
+            _same_request(flight[0], digest)
+            return await asyncio.shield(flight[1])
+        future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        self._flights[agent, idempotency_key] = (digest, future)
+        try:
+            answer = await self._repeat(agent, idempotency_key, digest) or await self._decide(ask)
+        except BaseException as error:
+            future.set_exception(error)
+            future.exception()  # nobody may be waiting for it
+            raise
+        finally:
+            del self._flights[agent, idempotency_key]
+        future.set_result(answer)
+        return answer
+
+    async def _decide(self, ask: Ask) -> Answer:
+        try:
+            outcome = await self._authorizer.submit(ask)
+        except AlreadyKnown:
+            # Another replica stored this key first. Our token, if one was signed, is thrown away.
+            known = ask.idempotency_key and await self._repeat(ask.agent, ask.idempotency_key, ask.request_digest)
+            if not known:
+                raise _away("the intent was stored elsewhere and cannot be read now") from None
+            return known
+        answer = _answer(outcome)
+        self._remember(ask, answer)
+        if outcome.status is Status.QUEUED:
+            self._on_parked()
+        return answer
+
+    async def _repeat(self, agent: str, idempotency_key: str, digest: str) -> Answer | None:
+        """Answer for a key that was used before, None if it was not."""
+        try:
+            stored = await self._store.by_key(agent, idempotency_key)
+        except StoreUnreachable:
+            stored = None
+        if stored is None:
+            # Not stored, or stored where nobody can look now: the journal's intents are known here only.
+            remembered = self._by_id.get(self._by_key.get((agent, idempotency_key), ""))
+            if remembered is None:
+                return None
+            _same_request(remembered.request_digest, digest)
+            return _without_token(remembered.answer)
+        _same_request(stored.request_digest, digest)
+        if stored.status == Status.GRANTED:
+            return await self._token_again(stored)
+        return await self._as_stored(stored)
+
+    async def _token_again(self, stored: StoredIntent) -> Answer:
+        """Answer with the same token while it is unexpired and unconsumed. Raises: Problem 409, 503."""
+        claims = Claims.from_json(stored.claims) if stored.claims is not None else None
+        now = self._clock.now()
+        if claims is None or stored.consumed or stored.revoked or now.timestamp() >= claims.exp:
+            raise Problem(409, ReasonCode.INTENT_FINISHED, "the intent was granted and is over")
+        token = await self._authorizer.sign_again(claims)
+        return Answer(status=200, envelope={**stored.envelope, "token": token})
+
+    # --- look -----------------------------------------------------------------------------------------------------
+
+    async def get(self, agent: str, intent_id: str, *, wait_s: float = 0.0) -> Answer:
+        """Return the envelope, with HTTP 200 whatever it says; it never holds a token. Waits for a change if asked.
+
+        Raises: Problem 404, 503.
+        """
+        deadline = self._clock.monotonic() + min(wait_s, MAX_WAIT_S)
+        while True:
+            try:
+                stored = await self._own(agent, intent_id)
+            except StoreUnreachable:
+                remembered = self._by_id.get(intent_id)
+                if remembered is None or remembered.agent != agent:
+                    raise _away("the intent cannot be read now") from None
+                answer, waits = remembered.answer, True
+            else:
+                answer, waits = await self._as_stored(stored), stored.status in {Status.QUEUED, Status.HELD}
+            left = deadline - self._clock.monotonic()
+            if not waits or left <= 0:
+                return Answer(status=200, envelope={**answer.envelope, "token": None})
+            await asyncio.sleep(min(_POLL_S, left))
+
+    async def _own(self, agent: str, intent_id: str) -> StoredIntent:
+        stored = await self._store.get(intent_id)
+        if stored is None:
+            remembered = self._by_id.get(intent_id)
+            if remembered is not None and remembered.agent == agent:
+                raise StoreUnreachable("the intent is still in the journal")
+        if stored is None or stored.agent != agent:
+            raise Problem(404, ReasonCode.NOT_FOUND, "there is no such intent")
+        return stored
+
+    async def _as_stored(self, stored: StoredIntent) -> Answer:
+        envelope = dict(stored.envelope)
+        envelope["token"] = None
+        queue = envelope.get("queue")
+        if stored.status == Status.QUEUED and isinstance(queue, dict):
+            envelope["queue"] = {**queue, "position": await self._store.position(stored.intent_id)}
+        if stored.status == Status.CLAIMABLE and stored.claim_by is not None:
+            envelope["queue"] = {
+                "state": "durable",
+                "lane": None,
+                "position": None,
+                "expires_at": rfc3339(stored.claim_by),
+            }
+        retry_after = envelope.get("retry_after")
+        code = ReasonCode(stored.reason_code)
+        status = 202 if stored.status == Status.CLAIMABLE else http_status(code)
+        return Answer(
+            status=409 if status == 200 else status,  # noqa: PLR2004 - 200 is for answers with a token
+            envelope=envelope,
+            retry_after_s=retry_after if isinstance(retry_after, int) else None,
+        )
+
+    # --- claim, cancel --------------------------------------------------------------------------------------------
+
+    async def claim(self, agent: str, intent_id: str) -> Answer:
+        """Pick up a late allow. Raises: Problem 404, 409, 410, 503."""
+        try:
+            stored = await self._own(agent, intent_id)
+        except StoreUnreachable:
+            raise _away("the intent cannot be read now") from None
+        if stored.status == Status.GRANTED:
+            return await self._token_again(stored)
+        overdue = stored.claim_by is not None and stored.claim_by <= self._clock.now()
+        if stored.status == Status.EXPIRED or (stored.status == Status.CLAIMABLE and overdue):
+            raise Problem(410, ReasonCode.EXPIRED, "the time to claim is over")
+        if stored.status != Status.CLAIMABLE:
+            raise Problem(409, ReasonCode.NOT_CLAIMABLE, f"the intent is {stored.status}")
+        try:
+            return _answer(await self._authorizer.claim(waiting_intent(stored, epoch=None)))
+        except MovedOn:
+            return await self._claimed_meanwhile(agent, intent_id)
+
+    async def _claimed_meanwhile(self, agent: str, intent_id: str) -> Answer:
+        try:
+            stored = await self._own(agent, intent_id)
+        except StoreUnreachable:
+            raise _away("the intent cannot be read now") from None
+        if stored.status == Status.GRANTED:
+            return await self._token_again(stored)
+        raise Problem(409, ReasonCode.NOT_CLAIMABLE, f"the intent is {stored.status}")
+
+    async def cancel(self, agent: str, intent_id: str) -> Answer:
+        """End a waiting intent. Raises: Problem 404, 409, 503."""
+        try:
+            stored = await self._own(agent, intent_id)
+        except StoreUnreachable:
+            raise _away("the intent cannot be read now") from None
+        if stored.status == Status.CANCELLED:
+            return Answer(status=200, envelope=stored.envelope)
+        if stored.status not in _WAITING:
+            raise Problem(409, ReasonCode.NOT_CANCELLABLE, f"the intent is {stored.status}")
+        try:
+            outcome = await self._authorizer.end(
+                waiting_intent(stored, epoch=None),
+                status=Status.CANCELLED,
+                reason_code=ReasonCode.CANCELLED,
+                detail="the agent cancelled it",
+            )
+        except MovedOn:
+            raise Problem(409, ReasonCode.NOT_CANCELLABLE, "the intent was settled meanwhile") from None
+        if outcome.status is not Status.CANCELLED:
+            raise _away("the cancellation could not be recorded")
+        return Answer(status=200, envelope=outcome.to_json())
+
+    # --- memory ---------------------------------------------------------------------------------------------------
+
+    def _remember(self, ask: Ask, answer: Answer) -> None:
+        self._by_id[ask.intent_id] = _Remembered(ask.agent, ask.request_digest, answer)
+        if ask.idempotency_key is not None:
+            self._by_key[ask.agent, ask.idempotency_key] = ask.intent_id
+        for memory in (self._by_id, self._by_key):
+            while len(memory) > _REMEMBERED:
+                memory.popitem(last=False)
+
+
+def waiting_intent(stored: StoredIntent, *, epoch: int | None) -> WaitingIntent:
+    """Return a stored intent as the authorizer takes it. Raises: ValueError if what was stored cannot be read."""
+    try:
+        intent = Intent.from_json(strict_json.loads(stored.submission))
+    except MalformedJSON as error:
+        raise ValueError("the stored submission is damaged") from error
+    ask = Ask(
+        intent_id=stored.intent_id,
+        agent=stored.agent,
+        intent=intent,
+        submission=stored.submission,
+        request_digest=stored.request_digest,
+        idempotency_key=stored.idempotency_key,
+        received_at=stored.created_at,
+    )
+    return WaitingIntent(ask=ask, version=stored.version, epoch=epoch)
+
+
+def _same_request(known: str, digest: str) -> None:
+    if known != digest:
+        raise Problem(422, ReasonCode.IDEMPOTENCY_KEY_REUSED, "this idempotency key was used with another body")
+
+
+def _answer(outcome: Outcome) -> Answer:
+    return Answer(status=outcome.http_status, envelope=outcome.to_json(), retry_after_s=outcome.retry_after_s)
+
+
+def _without_token(answer: Answer) -> Answer:
+    if answer.envelope.get("token") is None:
+        return answer
+    raise Problem(503, ReasonCode.SERVICE_UNAVAILABLE, "the token's state cannot be read now", retry_after_s=2)
+
+
+def _away(detail: str) -> Problem:
+    return Problem(503, ReasonCode.SERVICE_UNAVAILABLE, detail, retry_after_s=2)

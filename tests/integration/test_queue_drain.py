@@ -1,0 +1,378 @@
+"""The drain against a real PostgreSQL, with a decider that settles by SQL."""
+
+from __future__ import annotations
+
+import asyncio
+
+import asyncpg
+import pytest
+from queue_rows import OUTCOMES, Row, SqlDecider, Watch, entries, lapse_leases, outcomes, put, settle
+
+from intent_queue.drain import BATCH_PER_WINDOW, SLOW_S, START_WITHIN_S, Drain, PoisonIntent, Result
+from intent_queue.leader import Leader
+from intent_queue.pace import START, Pace
+from intent_queue.states import MAX_ATTEMPTS
+from intent_queue.store import QueueStore
+from intent_queue.worker import led_by
+
+pytest_plugins = ["queue_servers"]
+pytestmark = pytest.mark.integration
+
+
+class Gate:
+    """Open until closed."""
+
+    def __init__(self):
+        self.open = True
+
+    def __call__(self):
+        return self.open
+
+
+@pytest.fixture
+async def decider(queue_pool):
+    await queue_pool.execute(OUTCOMES)
+    return SqlDecider(queue_pool)
+
+
+@pytest.fixture
+def watch():
+    return Watch()
+
+
+@pytest.fixture
+def gate():
+    return Gate()
+
+
+@pytest.fixture
+def drain(queue_pool, decider, watch, gate):
+    return Drain(QueueStore(queue_pool), decider, watch, Pace(), gate, worker="w1")
+
+
+def numbered(count, **kind):
+    return [Row(f"int_{n:03}", **kind) for n in range(count)]
+
+
+async def test_an_empty_queue_leaves_nothing_to_do(drain):
+    report = await drain.tick()
+
+    assert (report.claimed, report.due, report.finished, report.more, report.stopped) == (0, 0, 0, False, False)
+
+
+async def test_ticks_settle_everything_once_and_ask_for_more_while_there_is_more(drain, queue_pool):
+    await put(queue_pool, *numbered(50))
+
+    ticks = [await drain.tick()]
+    while ticks[-1].more:
+        ticks.append(await drain.tick())
+
+    assert ticks[0].claimed == START * BATCH_PER_WINDOW
+    assert sum(report.finished for report in ticks) == 50
+    assert await outcomes(queue_pool) == [(f"int_{n:03}", "denied") for n in range(50)]
+    assert await entries(queue_pool) == {}
+
+
+async def test_no_more_are_decided_at_once_than_the_pace_allows(drain, decider, queue_pool):
+    await put(queue_pool, *numbered(40))
+    running, most = 0, 0
+
+    async def count(_item):
+        nonlocal running, most
+        running += 1
+        most = max(most, running)
+        await asyncio.sleep(0)
+        running -= 1
+
+    decider.before = count
+
+    await drain.tick()
+
+    assert most == START
+
+
+async def test_good_decisions_quicken_the_pace_and_slow_ones_calm_it(drain, decider, watch, queue_pool):
+    await put(queue_pool, *numbered(32))
+    await drain.tick()
+    await drain.tick()
+    assert drain.pace == Pace(window=START + 1, good=12)
+
+    async def dawdle(_item):
+        watch.elapsed_s += SLOW_S * 1.5
+
+    decider.before = dawdle
+    await put(queue_pool, Row("int_slow"))
+    await drain.tick()
+    assert drain.pace == Pace(window=3)
+
+
+async def test_a_closed_gate_lets_nothing_be_decided_but_time_still_runs_out(drain, decider, gate, queue_pool):
+    """An outage of evaluation must not keep intents alive beyond their time."""
+    gate.open = False
+    await put(queue_pool, Row("int_ready"), Row("int_late", expires_in_s=-1))
+
+    report = await drain.tick()
+
+    assert (report.claimed, report.stopped, report.more) == (0, True, False)
+    assert decider.authorized == []
+    assert await outcomes(queue_pool) == [("int_late", "expired")]
+
+
+async def test_an_overdue_intent_is_expired_once_and_never_evaluated(drain, decider, queue_pool):
+    await put(
+        queue_pool,
+        Row("int_waiting", expires_in_s=-1),
+        Row("int_held", state="held", expires_in_s=-1),
+        Row("int_parked", state="parked", expires_in_s=-1),
+        Row("int_allowed", state="claimable", claim_in_s=-1),
+    )
+    other = Drain(QueueStore(queue_pool), decider, Watch(), Pace(), lambda: True, worker="w2")
+
+    reports = await asyncio.gather(drain.tick(), other.tick())
+    await drain.tick()
+
+    assert sum(report.finished for report in reports) == 4
+    assert decider.authorized == []
+    assert await outcomes(queue_pool) == [
+        ("int_allowed", "expired"),
+        ("int_held", "expired"),
+        ("int_parked", "expired"),
+        ("int_waiting", "expired"),
+    ]
+
+
+async def test_a_second_outage_stops_the_tick_and_poisons_nothing(drain, decider, queue_pool):
+    """Trouble in one decision ends the slice; whatever it had not started goes back as it was."""
+    await put(queue_pool, *numbered(40))
+    down = 0
+
+    async def break_after_three(item):
+        nonlocal down
+        if len(decider.authorized) > 3:
+            decider.fails[item.intent_id] = Result.NOT_DECIDED
+            down += 1
+        await asyncio.sleep(0)
+
+    decider.before = break_after_three
+
+    report = await drain.tick()
+
+    assert report.stopped
+    assert not report.more
+    assert down <= START
+    assert report.finished == 3
+    assert len(decider.authorized) == report.finished + down
+    assert report.given_back == report.claimed - report.finished
+    rows = (await entries(queue_pool)).values()
+    assert {(row["state"], row["attempts"]) for row in rows} == {("waiting", 0)}
+    assert len(rows) == 37
+    assert drain.pace == Pace(window=int(START * 0.6))
+
+
+async def test_outages_without_end_never_park_an_intent(drain, decider, queue_pool):
+    await put(queue_pool, *numbered(3))
+    decider.fails = {f"int_{n:03}": Result.NOT_DECIDED for n in range(3)}
+    for _ in range(3 * MAX_ATTEMPTS):
+        assert (await drain.tick()).stopped
+    decider.fails.clear()
+
+    assert (await drain.tick()).finished == 3
+    assert drain.pace.window == 1
+
+
+async def test_a_gate_that_closes_mid_slice_starts_nothing_more(drain, decider, gate, queue_pool):
+    await put(queue_pool, *numbered(16))
+
+    async def close(_item):
+        gate.open = False
+
+    decider.before = close
+
+    report = await drain.tick()
+
+    assert (report.claimed, report.finished, report.given_back, report.stopped) == (16, 1, 15, True)
+    assert {row["attempts"] for row in (await entries(queue_pool)).values()} == {0}
+    assert {row["state"] for row in (await entries(queue_pool)).values()} == {"waiting"}
+
+
+async def test_nothing_is_started_when_too_little_of_its_lease_is_left(drain, decider, watch, queue_pool):
+    """A decision begun late could outlive its lease."""
+    await put(queue_pool, *numbered(16))
+
+    async def stall(_item):
+        watch.elapsed_s += START_WITHIN_S
+
+    decider.before = stall
+
+    report = await drain.tick()
+
+    assert (report.finished, report.given_back) == (1, 15)
+
+
+async def test_poison_counts_attempts_with_growing_pauses_and_is_parked_at_the_fifth(drain, decider, queue_pool):
+    await put(queue_pool, Row("int_poison"), Row("int_fine"))
+    decider.fails["int_poison"] = PoisonIntent
+    pauses = []
+    for _ in range(MAX_ATTEMPTS):
+        report = await drain.tick()
+        assert report.poisoned == 1
+        pause = await queue_pool.fetchval("SELECT extract(epoch FROM not_before - now()) FROM queue_entries")
+        pauses.append(round(pause))
+        assert (await drain.tick()).claimed == 0
+        await queue_pool.execute("UPDATE queue_entries SET not_before = now()")
+
+    assert pauses == [1, 2, 4, 8, 16]
+    assert report.parked == ("int_poison",)
+    assert await outcomes(queue_pool) == [("int_fine", "denied")]
+    row = (await entries(queue_pool))["int_poison"]
+    assert (row["state"], row["attempts"]) == ("parked", MAX_ATTEMPTS)
+
+
+async def test_a_lease_stalled_beyond_its_end_loses_to_the_next_worker(drain, decider, queue_pool):
+    """Two workers decide the same intent; the database lets one outcome stand."""
+    await put(queue_pool, Row("int_a"))
+    store = QueueStore(queue_pool)
+
+    async def be_overtaken(item):
+        decider.before = None
+        await lapse_leases(queue_pool)
+        await store.reclaim_expired_leases()
+        (again,) = await store.claim(1, "w2")
+        assert again.epoch == item.epoch + 1
+        assert await settle(queue_pool, again, "granted") is Result.FINISHED
+
+    decider.before = be_overtaken
+
+    report = await drain.tick()
+
+    assert (report.lost, report.finished, report.given_back) == (1, 0, 0)
+    assert await outcomes(queue_pool) == [("int_a", "granted")]
+
+
+async def test_a_settled_version_is_lost_even_under_a_good_lease(drain, decider, queue_pool):
+    """An operator cancelled it meanwhile."""
+    await put(queue_pool, Row("int_a"))
+
+    async def cancel(_item):
+        await queue_pool.execute("UPDATE intents SET version = version + 1, status = 'cancelled'")
+        await queue_pool.execute("DELETE FROM queue_entries")
+
+    decider.before = cancel
+
+    assert (await drain.tick()).lost == 1
+    assert await outcomes(queue_pool) == []
+
+
+async def test_a_programming_error_ends_the_tick_and_costs_only_its_own_intent_an_attempt(drain, decider, queue_pool):
+    await put(queue_pool, *numbered(8))
+    decider.fails["int_002"] = ZeroDivisionError("a bug")
+
+    with pytest.raises(ExceptionGroup) as caught:
+        await drain.tick()
+
+    assert caught.group_contains(ZeroDivisionError)
+    left = await entries(queue_pool)
+    assert left["int_002"]["state"] == "leased"
+    await lapse_leases(queue_pool)
+    await QueueStore(queue_pool).reclaim_expired_leases()
+    left = await entries(queue_pool)
+    assert {name for name, row in left.items() if row["attempts"]} == {"int_002"}
+
+
+async def test_a_cancelled_tick_gives_its_intents_back_without_counting(drain, decider, queue_pool):
+    await put(queue_pool, *numbered(16))
+    started = asyncio.Event()
+
+    async def hang(_item):
+        started.set()
+        await asyncio.Event().wait()
+
+    decider.before = hang
+    task = asyncio.create_task(drain.tick())
+    await started.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+    rows = (await entries(queue_pool)).values()
+    assert {(row["state"], row["attempts"]) for row in rows} == {("waiting", 0)}
+
+
+async def test_a_database_lost_mid_slice_costs_no_attempt(drain, decider, queue_pool):
+    """What cannot be given back now is given back first thing, before its lease would count against it."""
+    await put(queue_pool, *numbered(10))
+
+    async def lose_the_queue(item):
+        decider.fails[item.intent_id] = Result.NOT_DECIDED
+        if await queue_pool.fetchval("SELECT to_regclass('queue_entries')") is not None:
+            await queue_pool.execute("ALTER TABLE queue_entries RENAME TO away")
+
+    decider.before = lose_the_queue
+    report = await drain.tick()
+    assert (report.unavailable, report.stopped, report.more) == (True, True, False)
+    assert (await drain.tick()).unavailable
+    await queue_pool.execute("ALTER TABLE away RENAME TO queue_entries")
+    assert {row["state"] for row in (await entries(queue_pool)).values()} == {"leased"}
+    await lapse_leases(queue_pool)
+    decider.before = None
+    decider.fails.clear()
+
+    report = await drain.tick()
+
+    assert (report.finished, report.reclaimed) == (10, 0)
+    assert {item.attempts for item in decider.authorized} == {0}
+
+
+# --- leadership -------------------------------------------------------------------------------------------------------
+
+
+async def test_one_worker_leads_and_the_next_takes_over_when_its_connection_goes(queue_database):
+    async with Leader(queue_database.dsn) as first, Leader(queue_database.dsn) as second:
+        assert await first.leads()
+        assert await first.leads()
+        assert not await second.leads()
+
+        first.resign()
+        while not await second.leads():
+            pass
+
+        assert not await first.leads()
+
+
+async def test_a_leader_whose_connection_was_cut_does_not_lead_until_it_asked_again(queue_database):
+    async with Leader(queue_database.dsn) as leader:
+        assert await leader.leads()
+        await queue_database.end_sessions()
+
+        assert not await leader.leads()
+        assert await leader.leads()
+
+
+async def test_nobody_leads_while_the_database_cannot_be_reached(queue_database):
+    async with Leader(queue_database.dsn.replace("?host=/", "?host=/nowhere/")) as leader:
+        assert not await leader.leads()
+
+
+async def test_only_the_leader_drains(drain, decider, queue_pool, queue_database):
+    await put(queue_pool, Row("int_a"))
+    async with Leader(queue_database.dsn) as first, Leader(queue_database.dsn) as second:
+        assert await first.leads()
+        tick = led_by(second, drain.tick)
+
+        idle = await tick()
+        assert (idle.led, idle.claimed, idle.more) == (False, 0, False)
+        assert decider.authorized == []
+
+        first.resign()
+        while not (report := await tick()).led:
+            pass
+        assert report.finished == 1
+
+
+async def test_the_lock_key_is_one_that_postgresql_accepts(queue_database):
+    connection = await asyncpg.connect(queue_database.dsn)
+    async with Leader(queue_database.dsn) as leader:
+        assert await leader.leads()
+        held = await connection.fetchval("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND granted")
+    await connection.close()
+    assert held == 1

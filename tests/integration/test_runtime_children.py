@@ -1,0 +1,187 @@
+"""Children under a supervisor, with stand-ins for the real programs."""
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+from console.runtime import leash
+from console.runtime.children import Children, Command, run_once
+from console.runtime.failure import CommandFailed
+
+pytestmark = pytest.mark.integration
+
+
+def shell(name, script, **options):
+    return Command(
+        name=name, argv=("/bin/sh", "-c", script), environment={"PATH": "/usr/bin:/bin"}, directory=Path("/"), **options
+    )
+
+
+async def at_once():
+    return True
+
+
+async def until(condition):
+    async with asyncio.timeout(30):
+        while not condition():
+            await asyncio.sleep(0.02)
+
+
+def alive(pid):
+    """Return whether a process runs; one that waits to be reaped does not."""
+    try:
+        status = Path(f"/proc/{pid}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return status.rpartition(")")[2].split()[0] != "Z"
+
+
+async def test_a_child_that_is_killed_runs_again_and_that_is_said(tmp_path):
+    said, seen = [], []
+    async with Children(logs=tmp_path, say=said.append, changed=seen.append) as children:
+        await children.start(shell("sleeper", "exec sleep 600"), at_once)
+        first = children.pids()["sleeper"]
+        os.kill(first, signal.SIGKILL)
+        await until(lambda: children.pids()["sleeper"] != first)
+        await until(lambda: seen[-1] == children.pids())
+        second = children.pids()["sleeper"]
+        assert alive(second)
+    assert not alive(second)
+    assert said[0].startswith(f"sleeper (pid {first}) was killed by SIGKILL; restart 1 of")
+    assert said[1] == f"sleeper is running again (pid {second})"
+
+
+async def test_a_child_that_cannot_start_is_given_up_with_the_end_of_its_log(tmp_path):
+    async def never():
+        return False
+
+    async with Children(logs=tmp_path, say=lambda _: None) as children:
+        with pytest.raises(CommandFailed, match=r"(?s)broken exited with status 3; .*giving up.*\n  no such luck"):
+            await children.start(shell("broken", "echo no such luck; exit 3"), never)
+
+
+async def test_children_stop_in_reverse_order(tmp_path):
+    order = tmp_path / "order"
+    script = 'trap \'echo {name} >> "{order}"; exit 0\' TERM; touch "{ready}"; while :; do sleep 0.02; done'
+
+    async with Children(logs=tmp_path, say=lambda _: None) as children:
+        for name in ("first", "second", "third"):
+            flag = tmp_path / f"{name}.ready"
+
+            async def ready(flag=flag):
+                return flag.exists()
+
+            await children.start(shell(name, script.format(name=name, order=order, ready=flag)), ready)
+
+    assert order.read_text().split() == ["third", "second", "first"]
+
+
+async def test_a_child_that_does_not_stop_is_killed_and_reported(tmp_path):
+    said, flag = [], tmp_path / "ready"
+
+    async def ready():
+        return flag.exists()
+
+    async with Children(logs=tmp_path, say=said.append) as children:
+        stubborn = shell("stubborn", f'trap "" TERM; touch "{flag}"; while :; do sleep 0.02; done', grace_s=0.2)
+        await children.start(stubborn, ready)
+        pid = children.pids()["stubborn"]
+
+    assert not alive(pid)
+    assert said == [f"stubborn (pid {pid}) did not stop in time and was killed"]
+
+
+async def test_a_hurry_leaves_no_grace(tmp_path):
+    said, flag = [], tmp_path / "ready"
+
+    async def ready():
+        return flag.exists()
+
+    async with asyncio.timeout(30), Children(logs=tmp_path, say=said.append) as children:
+        stubborn = shell("stubborn", f'trap "" TERM; touch "{flag}"; while :; do sleep 0.02; done', grace_s=600)
+        await children.start(stubborn, ready)
+        children.hurry()
+
+    assert len(said) == 1
+
+
+async def test_the_body_s_error_passes_through_and_the_children_stop(tmp_path):
+    with pytest.raises(LookupError, match="mine"):
+        async with Children(logs=tmp_path, say=lambda _: None) as children:
+            await children.start(shell("sleeper", "exec sleep 600"), at_once)
+            pid = children.pids()["sleeper"]
+            raise LookupError("mine")
+    assert not alive(pid)
+
+
+async def test_a_command_that_fails_raises_with_its_output(tmp_path):
+    with pytest.raises(CommandFailed, match=r"(?s)step exited with status 4.*\n  because"):
+        await run_once(shell("step", "echo because >&2; exit 4"), tmp_path / "step.log")
+
+
+async def test_a_command_that_is_cancelled_is_stopped(tmp_path):
+    log = tmp_path / "step.log"
+    task = asyncio.create_task(run_once(shell("step", "echo $$; exec sleep 600"), log))
+    await until(lambda: log.exists() and log.read_text().endswith("\n"))
+    pid = int(log.read_text())
+
+    task.cancel()
+    with suppress(asyncio.CancelledError):
+        await task
+
+    assert not alive(pid)
+
+
+SUPERVISOR = """
+import asyncio, sys
+from pathlib import Path
+from console.runtime.children import Children, Command
+
+async def at_once():
+    return True
+
+async def main(logs):
+    async with Children(logs=logs, say=print) as children:
+        for name in ("one", "two"):
+            await children.start(
+                Command(name=name, argv=("/bin/sleep", "600"), environment={}, directory=logs), at_once
+            )
+        print(*children.pids().values(), flush=True)
+        await children.lost()
+
+asyncio.run(main(Path(sys.argv[1])))
+"""
+
+
+async def test_a_supervisor_that_is_killed_leaves_no_child(tmp_path):
+    supervisor = subprocess.Popen([sys.executable, "-c", SUPERVISOR, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    with supervisor:
+        pids = [int(pid) for pid in supervisor.stdout.readline().split()]
+        assert len(pids) == 2
+        assert all(alive(pid) for pid in pids)
+        supervisor.kill()
+    await until(lambda: not any(alive(pid) for pid in pids))
+
+
+def test_a_child_whose_supervisor_is_gone_already_does_not_start():
+    start = [sys.executable, "-I", "-S", leash.__file__, "1", "9", "-", "/", "/bin/echo", "started"]
+
+    ended = subprocess.run(start, capture_output=True, text=True, check=False)
+
+    assert ended.returncode == leash.REFUSED
+    assert ended.stdout == ""
+    assert "the supervisor is gone" in ended.stderr
+
+
+def test_a_program_that_cannot_be_started_is_named():
+    start = [sys.executable, "-I", "-S", leash.__file__, str(os.getpid()), "9", "-", "/", "/no/such/program"]
+
+    ended = subprocess.run(start, capture_output=True, text=True, check=False)
+
+    assert ended.returncode == leash.REFUSED
+    assert "/no/such/program" in ended.stderr
