@@ -7,8 +7,9 @@ One tick:
 3. Expire what is overdue. It needs only the log, so it does not wait for the gate, and comes before deciding: an
    intent whose time is up is never evaluated.
 4. If the gate is open, claim a small batch and decide it, as many at once as the pace allows.
-5. Stop at the first sign of trouble: a decision that could not be made, or the gate closing. What was not started
-   goes back without counting an attempt.
+5. Stop at the first sign of trouble: a decision that could not be made, or the gate closing. What was not decided
+   goes back without counting an attempt; what was tried waits a little, so that an intent which alone cannot be
+   decided does not stop the line for ever.
 
 Nothing here writes an outcome; the decider does, fenced by the lease's epoch. Source: design 7.
 """
@@ -41,6 +42,8 @@ START_WITHIN_S: Final = LEASE_S / 3
 # A decision slower than this says that live traffic needs the room.
 SLOW_S: Final = 1.0
 MAX_BACKOFF_S: Final = 60.0
+# How long an intent that could not be decided lets others go first.
+DEFER_S: Final = 5.0
 
 
 class Result(StrEnum):
@@ -123,6 +126,7 @@ class Drain:
         self._gate = gate
         self._worker = worker
         self._owed: list[ClaimedItem] = []
+        self._owed_deferred: list[ClaimedItem] = []
 
     @property
     def pace(self) -> Pace:
@@ -158,7 +162,7 @@ class Drain:
         settle: Callable[[ClaimedItem], Awaitable[Result]],
         gate: Callable[[], bool],
     ) -> TickReport:
-        """Settle `items`, as many at once as the pace allows; give back what was not started or not decided."""
+        """Settle `items`, as many at once as the pace allows; give back what was not decided."""
         work = _Slice(items, settle, gate, self._clock)
         try:
             async with asyncio.TaskGroup() as runners:
@@ -166,7 +170,7 @@ class Drain:
                     runners.create_task(work.run())
         except BaseException:
             # Cancelled, or a decider's programming error: the others must not pay for it with an attempt.
-            self._owed.extend(work.unsettled())
+            self._owe(work)
             with contextlib.suppress(QueueUnavailable):
                 await self._give_back()
             raise
@@ -174,14 +178,13 @@ class Drain:
             self._pace = self._pace.after_good()
         if work.trouble:
             self._pace = self._pace.after_trouble()
-        undone = work.unsettled()
-        self._owed.extend(undone)
+        self._owe(work)
         report = replace(
             report,
             finished=report.finished + work.finished,
             lost=report.lost + work.lost,
             poisoned=report.poisoned + len(work.poisoned),
-            given_back=report.given_back + len(undone),
+            given_back=report.given_back + len(work.undecided) + len(work.unstarted),
             stopped=work.stopped,
         )
         try:
@@ -195,6 +198,12 @@ class Drain:
         """Give back what is owed. While the database is away it stays owed, and the lease's epoch keeps it harmless."""
         await self._store.give_back(self._owed)
         self._owed.clear()
+        await self._store.give_back(self._owed_deferred, self._clock.now() + timedelta(seconds=DEFER_S))
+        self._owed_deferred.clear()
+
+    def _owe(self, work: _Slice) -> None:
+        self._owed += [*work.interrupted, *work.unstarted]
+        self._owed_deferred += work.undecided
 
     async def _count_attempt(self, item: ClaimedItem) -> State | None:
         backoff = timedelta(seconds=min(2.0 ** min(item.attempts, 10), MAX_BACKOFF_S))
@@ -211,12 +220,13 @@ class _Slice:
         gate: Callable[[], bool],
         clock: Clock,
     ) -> None:
-        self._left = deque(items)
+        self.unstarted = deque(items)
         self._settle = settle
         self._gate = gate
         self._clock = clock
         self._start_by = clock.monotonic() + START_WITHIN_S
-        self._undecided: list[ClaimedItem] = []
+        self.undecided: list[ClaimedItem] = []
+        self.interrupted: list[ClaimedItem] = []
         self.poisoned: list[ClaimedItem] = []
         self.finished = 0
         self.good = 0
@@ -225,8 +235,8 @@ class _Slice:
         self.trouble = False
 
     async def run(self) -> None:
-        while self._left and self._may_start():
-            item = self._left.popleft()
+        while self.unstarted and self._may_start():
+            item = self.unstarted.popleft()
             started = self._clock.monotonic()
             try:
                 result = await self._settle(item)
@@ -234,13 +244,9 @@ class _Slice:
                 self.poisoned.append(item)
                 continue
             except asyncio.CancelledError:
-                self._undecided.append(item)
+                self.interrupted.append(item)
                 raise
             self._note(item, result, took_s=self._clock.monotonic() - started)
-
-    def unsettled(self) -> list[ClaimedItem]:
-        """Return what holds a lease and has no result: not started, not decided, or interrupted."""
-        return [*self._undecided, *self._left]
 
     def _may_start(self) -> bool:
         if not self._gate() or self._clock.monotonic() >= self._start_by:
@@ -254,7 +260,7 @@ class _Slice:
             case Result.LOST:
                 self.lost += 1
             case Result.NOT_DECIDED:
-                self._undecided.append(item)
+                self.undecided.append(item)
                 self.stopped = self.trouble = True
                 return
             case _:

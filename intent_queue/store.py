@@ -115,14 +115,17 @@ class QueueStore:
             )
         return State(rows[0]["state"]) if rows else None
 
-    async def give_back(self, items: Iterable[ClaimedItem]) -> int:
-        """Give many leases back at once, due again and without counting an attempt; return how many still held."""
+    async def give_back(self, items: Iterable[ClaimedItem], not_before: datetime | None = None) -> int:
+        """Give many leases back at once without counting an attempt; return how many still held.
+
+        `not_before` defers the next try; None leaves them due.
+        """
         leases = [(item.intent_id, item.epoch) for item in items]
         if not leases:
             return 0
         ids, epochs = zip(*leases, strict=True)
         async with self._connection() as connection:
-            rows = await connection.fetch(_RELEASE, ids, epochs, None, 0, MAX_ATTEMPTS, timeout=self._deadline_s)
+            rows = await connection.fetch(_RELEASE, ids, epochs, not_before, 0, MAX_ATTEMPTS, timeout=self._deadline_s)
         return len(rows)
 
     async def extend(self, intent_id: str, epoch: int, lease_s: float = LEASE_S) -> bool:

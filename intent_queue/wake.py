@@ -32,9 +32,12 @@ def dump_job(job: dict[str, Any]) -> bytes:
 
 def load_job(data: bytes) -> dict[str, Any]:
     """Read an arq job. Raises: ValueError, which arq turns into a failed job."""
-    job = json.loads(data)
+    try:
+        job = json.loads(data)
+    except ValueError as error:
+        raise ValueError("a job is not JSON") from error
     if not isinstance(job, dict):
-        raise ValueError("a job is an object")  # noqa: TRY004 - malformed data, not a caller's mistake
+        raise ValueError("a job is not an object")  # noqa: TRY004 - malformed data, not a caller's mistake
     return job
 
 
@@ -80,12 +83,15 @@ class Waker:
         self._quiet_until, self._told = now + self._timeout_s + self._cooldown_s, False
         try:
             async with asyncio.timeout(self._timeout_s):
-                await self._redis.enqueue_job(JOB_NAME, _expires=EXPIRES_S)
+                await self._send(self._redis)
         except BROKER_AWAY:
             self._quiet_until = self._monotonic() + self._cooldown_s
             return False
         self._quiet_until, self._told = now + self._spacing_s, True
         return True
+
+    async def _send(self, redis: ArqRedis) -> None:
+        await redis.enqueue_job(JOB_NAME, _expires=EXPIRES_S)
 
     async def close(self) -> None:
         """Close the connections to the broker."""

@@ -106,14 +106,16 @@ async def _listen(broker_url: str, looks: _Looks) -> None:
         context: dict[Any, Any] = {"looks": looks, "reached": False}
         worker = _worker(redis, context)
         looks.heard_by(worker)
+        listening = asyncio.create_task(worker.main())
         try:
-            await worker.async_run()
+            await asyncio.wait([listening])
+            listening.result()
         except (*BROKER_AWAY, ValueError) as error:  # ValueError: an id in the queue that is not text
             if context["reached"]:
                 delay_s = RETRY_FIRST_S
             _log.warning("the broker is away (%s), the ticker carries on", type(error).__name__)
         finally:
-            await _abandon(worker, redis)
+            await _abandon(listening, worker, redis)
         await asyncio.sleep(delay_s)
         delay_s = min(RETRY_CAP_S, delay_s * 2)
 
@@ -149,11 +151,15 @@ async def _reached(ctx: dict[Any, Any]) -> None:
     looks.asked.set()
 
 
-async def _abandon(worker: Worker, redis: ArqRedis) -> None:
+async def _abandon(listening: asyncio.Task[None], worker: Worker, redis: ArqRedis) -> None:
     """End what still runs and close the connections, without asking the broker for anything."""
-    tasks = list(worker.tasks.values())
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
+    tasks = {listening, *worker.tasks.values()}
+    pending = tasks
+    while pending:
+        # Again and again: the client library can swallow a cancellation.
+        for task in pending:
+            task.cancel()
+        _, pending = await asyncio.wait(pending, timeout=RETRY_FIRST_S)
+    await asyncio.gather(*tasks, return_exceptions=True)  # a failure was reported by `listening` already
     with contextlib.suppress(*BROKER_AWAY):
         await redis.aclose(close_connection_pool=True)

@@ -96,7 +96,7 @@ class Judgement:
     action: Action
     act_hash: str
     at: datetime
-    policy: Policy | None = None
+    policy: Policy
     classified: Classified | None = None
     risk: Risk | None = None
 
@@ -184,7 +184,7 @@ class Authorizer:
             return self._outcome(waiting.ask, judgement, status=Status.QUEUED)
         if isinstance(verdict, Allow):
             status, queue_state = Status.CLAIMABLE, "claimable"
-            claim_by = judgement.at + timedelta(seconds=_policy(judgement).settings.queue.claim_seconds)
+            claim_by = judgement.at + timedelta(seconds=judgement.policy.settings.queue.claim_seconds)
         else:
             status, queue_state, claim_by = Status.DENIED, None, None
             if isinstance(verdict, Hold):
@@ -214,7 +214,9 @@ class Authorizer:
         intent = waiting.ask.intent
         action = _action(intent, intent.executor or "")
         verdict = Deny(reason_code=reason_code, detail=detail)
-        judgement = Judgement(verdict=verdict, action=action, act_hash=action.digest(), at=at)
+        judgement = Judgement(
+            verdict=verdict, action=action, act_hash=action.digest(), at=at, policy=self._policies.current()
+        )
         outcome = self._outcome(waiting.ask, judgement, status=status)
         return await self._move(waiting, judgement, outcome, queue_state=None, claim_by=None)
 
@@ -225,11 +227,9 @@ class Authorizer:
         at = self._clock.now()  # read once: every rule of this decision sees the same time
         intent = ask.intent
         action = _action(intent, intent.executor or "")
-        judgement = Judgement(verdict=_UNDECIDED, action=action, act_hash=action.digest(), at=at)
+        policy = self._policies.current()
+        judgement = Judgement(verdict=_UNDECIDED, action=action, act_hash=action.digest(), at=at, policy=policy)
         try:
-            policy = await self._boundaries.evaluation.call(self._active_policy, proves=_is_a_policy)
-            judgement = replace(judgement, policy=policy)
-
             # 1. Classify. The catalogue closes the open world of tool names.
             classified = await self._boundaries.intent.call(
                 lambda: self._classifier.classify(policy, intent), proves=_is_a_classification
@@ -238,6 +238,9 @@ class Authorizer:
                 return replace(judgement, verdict=classified)
             action = _action(intent, classified.executor)
             judgement = replace(judgement, classified=classified, action=action, act_hash=action.digest())
+            if classified.proof_of_possession:
+                # The catalogue asks for a key-bound token, and this service cannot bind one: no token at all.
+                return replace(judgement, verdict=_NO_PROOF)
 
             # 2. Risk. From the server's own knowledge; what the caller says can only add.
             signals = self._activity.signals(ask.agent, intent, at)
@@ -256,24 +259,23 @@ class Authorizer:
             )
             act_hash = judgement.act_hash
 
+            async def evaluate() -> Evaluated:
+                self._policies.check_lease()
+                return await self._evaluator.evaluate(policy, request, act_hash, charge=charge)
+
             def is_about_this(evaluated: Evaluated) -> None:
                 if evaluated.act_hash != act_hash or evaluated.bundle != policy.digest:
                     raise WrongAnswer("the verdict is about another action or bundle")
                 if not isinstance(evaluated.verdict, (Allow, Deny, Hold, Unavailable)):
                     raise WrongAnswer("the verdict is not one")
 
-            evaluated = await self._boundaries.evaluation.call(
-                lambda: self._evaluator.evaluate(policy, request, act_hash, charge=charge), proves=is_about_this
-            )
+            evaluated = await self._boundaries.evaluation.call(evaluate, proves=is_about_this)
             return replace(judgement, verdict=evaluated.verdict)
         except BoundaryUnavailable as error:
             _log.info("%s not decided: %s", ask.intent_id, error.detail)
             detail = _COULD_NOT[error.reason_code]
             verdict = Unavailable(reason_code=error.reason_code, cause=error.cause, detail=detail)
             return replace(judgement, verdict=verdict)
-
-    async def _active_policy(self) -> Policy:
-        return self._policies.active()
 
     @staticmethod
     def _require_key(ask: Ask, judgement: Judgement) -> None:
@@ -427,18 +429,14 @@ class Authorizer:
     async def _record(self, entry: Entry) -> Settled:
         """Append an entry whose answer may rest on the journal. Raises: BoundaryUnavailable."""
 
-        async def attempt() -> Settled:
-            nonlocal pending
+        async def attempt() -> tuple[Pending, Settled]:
             pending = self._recorder.append(entry)
-            return await pending.settled()
+            return pending, await pending.settled()
 
-        def is_durable(settled: Settled) -> None:
-            if pending is None:
-                raise WrongAnswer("nothing was appended")
-            _stands(pending, settled)
-
-        pending: Pending | None = None
-        return await self._boundaries.audit.call(attempt, proves=is_durable, though_open=True)
+        _, settled = await self._boundaries.audit.call(
+            attempt, proves=lambda answer: _stands(*answer), though_open=True
+        )
+        return settled
 
     async def _move(
         self,
@@ -512,14 +510,11 @@ class Authorizer:
         if not ask.intent.queue:
             return judgement, Status.DENIED if held else Status.UNQUEUED, None
         policy = judgement.policy
-        if policy is None:
-            # No bundle was ever loaded: the service is not ready, and nothing says how long this may wait.
-            return judgement, Status.UNQUEUED, None
         limits = policy.settings.queue
         if self._waiting.full(ask.agent, max_per_agent=limits.max_per_agent, max_total=limits.max_total):
             verdict = Deny(reason_code=ReasonCode.QUEUE_FULL, detail="too many intents wait already")
             return replace(judgement, verdict=verdict), Status.DENIED, None
-        lane = policy.lane(judgement.classified) if judgement.classified else max(limits.lanes.values())
+        lane = policy.lane(judgement.classified) if judgement.classified else limits.lanes.low
         ttl_s = min(ask.intent.expires_in or limits.ttl_seconds, limits.ttl_seconds)
         row = QueueRow(
             lane=lane,
@@ -543,7 +538,7 @@ class Authorizer:
 
     def _claims(self, ask: Ask, judgement: Judgement) -> Claims:
         """Build the token's claims, but for the receipt, which is known once the record is chained."""
-        classified, risk, policy = judgement.classified, judgement.risk, _policy(judgement)
+        classified, risk, policy = judgement.classified, judgement.risk, judgement.policy
         if classified is None or risk is None:
             raise RuntimeError("an allow has a category and a risk")
         issued_at = int(judgement.at.timestamp())
@@ -592,7 +587,7 @@ class Authorizer:
             detail="permitted" if isinstance(verdict, Allow) else verdict.detail,
             classified=judgement.classified,
             risk=judgement.risk,
-            bundle=judgement.policy.digest if judgement.policy else None,
+            bundle=judgement.policy.digest,
             determining=verdict.determining,
             token_expires_at=token_expires_at,
             place=place,
@@ -631,11 +626,6 @@ class Authorizer:
 
 
 # --- evidence ---------------------------------------------------------------------------------------------------------
-
-
-def _is_a_policy(policy: Policy) -> None:
-    if not policy.digest.startswith("sha256:"):
-        raise WrongAnswer("the active policy has no digest")
 
 
 def _is_a_classification(answer: Classified | Deny) -> None:
@@ -679,6 +669,12 @@ _UNDECIDED = Unavailable(
 )
 
 
+_NO_PROOF = Deny(
+    reason_code=ReasonCode.ACTION_NOT_AVAILABLE,
+    detail="the action asks for a proof of possession, which this service does not support",
+)
+
+
 def _code(judgement: Judgement) -> ReasonCode:
     verdict = judgement.verdict
     if isinstance(verdict, Allow):
@@ -686,12 +682,6 @@ def _code(judgement: Judgement) -> ReasonCode:
     if isinstance(verdict, Hold):
         return ReasonCode.APPROVAL_REQUIRED
     return verdict.reason_code
-
-
-def _policy(judgement: Judgement) -> Policy:
-    if judgement.policy is None:
-        raise RuntimeError("an allow has a policy")
-    return judgement.policy
 
 
 def _action(intent: Intent, executor: str) -> Action:
@@ -728,24 +718,22 @@ def _members(
         "status": outcome.status.value,
         "reason_code": outcome.reason_code.value,
         "mode": outcome.mode.value,
+        "bundle": policy.digest,
         "determining": list(outcome.determining),
     }
     if outcome.cause is not None:
         members["cause"] = outcome.cause.value
-    if policy is not None:
-        members["bundle"] = policy.digest
     if classified is not None:
         members["category"] = classified.category
         members["impact"] = classified.impact
         members["executor"] = classified.executor
         members["environment"] = classified.environment
-        if policy is not None:
-            logged = policy.logged(ask.intent, classified)
-            members["parameters"] = [{"name": name, "value": value} for name, value in sorted(logged.clear.items())]
-            members["parameter_digests"] = [
-                {"name": name, "sha256": digest} for name, digest in sorted(logged.digests.items())
-            ]
-            members["personal_parameters"] = list(logged.personal)
+        logged = policy.logged(ask.intent, classified)
+        members["parameters"] = [{"name": name, "value": value} for name, value in sorted(logged.clear.items())]
+        members["parameter_digests"] = [
+            {"name": name, "sha256": digest} for name, digest in sorted(logged.digests.items())
+        ]
+        members["personal_parameters"] = list(logged.personal)
     if risk is not None:
         members["risk"] = {
             "score": risk.score,

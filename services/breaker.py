@@ -75,6 +75,7 @@ class Breaker:
         self._now = float("-inf")
         self._in_a_row = 0
         self._calls: deque[tuple[float, bool]] = deque()
+        self._failed_calls = 0
         self._opened_at = 0.0
         self._changed_at = float("-inf")
         self._probes_started = 0
@@ -144,14 +145,10 @@ class Breaker:
             self._enter(State.OPEN, "a canary failed")
             return
         self._in_a_row += 1
-        self._count(failed=True)
         if self._in_a_row >= self._settings.consecutive_failures:
             self._enter(State.OPEN, f"{self._in_a_row} failures in a row")
-            return
-        failed = sum(1 for _, bad in self._calls if bad)
-        total = len(self._calls)
-        if total >= self._settings.window_calls and failed / total >= self._settings.window_failure_ratio:
-            self._enter(State.OPEN, f"{failed} of {total} calls failed")
+        else:
+            self._count(failed=True)
 
     def dependency_is_back(self, now: float) -> None:
         """Take the dependency's own sign of health: probing may begin before the open time is over."""
@@ -181,12 +178,16 @@ class Breaker:
         now = max(now, self._now)
         self._now = now
         while self._calls and now - self._calls[0][0] > self._settings.window_s:
-            self._calls.popleft()
+            self._failed_calls -= self._calls.popleft()[1]
         if self._probe_lease_until is not None and now >= self._probe_lease_until:
             self._enter(State.OPEN, "a canary did not come back")
 
     def _count(self, *, failed: bool) -> None:
         self._calls.append((self._now, failed))
+        self._failed_calls += failed
+        total = len(self._calls)
+        if total >= self._settings.window_calls and self._failed_calls / total >= self._settings.window_failure_ratio:
+            self._enter(State.OPEN, f"{self._failed_calls} of {total} calls failed")
 
     def _enter(self, state: State, why: str) -> None:
         self._generation += 1
@@ -195,6 +196,7 @@ class Breaker:
         self._changed_at = self._now
         self._in_a_row = 0
         self._calls.clear()
+        self._failed_calls = 0
         self._probes_started = 0
         self._probes_correct = 0
         self._probe_lease_until = None

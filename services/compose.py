@@ -32,11 +32,13 @@ from services.postgres.sink import PostgresSink
 from services.recording.journal import Journal
 from services.recording.lane import Lane, LaneSettings
 from services.system import SystemClock, SystemIds
-from services.waiting import QueueDepth
+from services.waiting import QueueCensus
 from signer.client import SignerClient, SignerError, SignerUnreachable
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+
+    from holdfast.strict_json import JSON
 
     from services.boundary import BoundaryState
     from services.breaker import Transition
@@ -67,7 +69,7 @@ class Service:
     queue: QueueStore
     intents: PostgresIntents
     credentials: CredentialDirectory
-    waiting: QueueDepth
+    census: QueueCensus
     limits: ValkeyLimits
     boundaries: Boundaries
     authorizer: Authorizer
@@ -231,7 +233,7 @@ async def open_service(settings: Settings) -> AsyncIterator[Service]:
     pool = ReadPool(settings.database_url)
     heartbeat = Heartbeat(pool, on_beat=upkeep.on_beat)
     queue = QueueStore(pool.pool)
-    waiting = QueueDepth(queue, metrics)
+    census = QueueCensus(queue, metrics)
     limits = ValkeyLimits(settings.broker_url)
     waker = Waker(settings.broker_url)
     boundaries = _boundaries(policy, clock, lane, metrics)
@@ -242,7 +244,7 @@ async def open_service(settings: Settings) -> AsyncIterator[Service]:
         classifier=CatalogueClassifier(),
         evaluator=PolicyEvaluator(store=heartbeat, limits=limits, ids=ids),
         activity=RecentActivity(),
-        waiting=waiting,
+        waiting=census.bounds,
         recorder=lane,
         signer=signer,
         boundaries=boundaries,
@@ -256,6 +258,7 @@ async def open_service(settings: Settings) -> AsyncIterator[Service]:
     try:
         await signer.start()
         await credentials.start()
+        await census.start()
         _announce(lane, policy, clock)
         yield Service(
             settings=settings,
@@ -270,7 +273,7 @@ async def open_service(settings: Settings) -> AsyncIterator[Service]:
             queue=queue,
             intents=PostgresIntents(pool, queue),
             credentials=credentials,
-            waiting=waiting,
+            census=census,
             limits=limits,
             boundaries=boundaries,
             authorizer=authorizer,
@@ -290,7 +293,7 @@ def background(service: Service) -> Sequence[Coroutine[None, None, None]]:
     return (
         service.heartbeat.run(),
         service.credentials.run(),
-        service.waiting.run(),
+        service.census.run(),
         service.upkeep.watch_signer(),
         service.upkeep.probe(),
         service.wakeups.run(),
@@ -368,7 +371,8 @@ def _recorder_of_transitions(lane: Lane, clock: SystemClock, metrics: Metrics) -
 
 
 def _announce(lane: Lane, policy: Policy, clock: SystemClock) -> None:
-    members = {"bundle": policy.digest, "agents": len(policy.agents), "executors": sorted(policy.executors)}
+    executors: list[JSON] = [*sorted(policy.executors)]
+    members: dict[str, JSON] = {"bundle": policy.digest, "agents": len(policy.agents), "executors": executors}
     try:
         lane.append(Entry(kind="policy.loaded", at=clock.now(), members=members, journal_may_release=True))
     except RecordingFailed as error:

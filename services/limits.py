@@ -11,7 +11,7 @@ from redis.exceptions import RedisError
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from services.decision.policy import RateLimit
+    from services.decision.manifest import RateLimit
 
 _TIMEOUT_S: Final = 0.25
 

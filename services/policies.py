@@ -18,9 +18,12 @@ class LoadedPolicy:
     def __init__(self, policy: Policy) -> None:
         self._policy = policy
 
-    def active(self) -> Policy:
-        """Return the active policy."""
+    def current(self) -> Policy:
+        """Return the policy."""
         return self._policy
+
+    def check_lease(self) -> None:
+        """Return: what was read from a local directory is not leased."""
 
 
 def load_policy(directory: Path) -> Policy:

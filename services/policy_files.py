@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import stat
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from services.decision import bundle
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+
+MAX_DEPTH: Final = 8
 
 
 class PolicyFilesUnreadable(Exception):
@@ -39,9 +41,7 @@ def _read(root: Path) -> dict[str, bytes]:
     inside = root.resolve(strict=True)
     files: dict[str, bytes] = {}
     total = 0
-    for name, location in _walk(root):
-        if not location.resolve(strict=True).is_relative_to(inside):
-            raise PolicyFilesUnreadable(f"`{name}` is a link that leaves the bundle")
+    for name, location in _walk(root, inside, ""):
         if not stat.S_ISREG(location.stat().st_mode):
             raise PolicyFilesUnreadable(f"`{name}` is not a regular file")
         with location.open("rb") as file:
@@ -54,18 +54,26 @@ def _read(root: Path) -> dict[str, bytes]:
     return files
 
 
-def _walk(root: Path) -> Iterator[tuple[str, Path]]:
-    # Links to directories are not followed: they come as files and are refused as such.
-    for folder, folders, names in os.walk(root, followlinks=False):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        linked = [name for name in folders if (Path(folder) / name).is_symlink()]
-        for name in sorted([*names, *linked]):
-            if name.startswith("."):
-                continue
-            location = Path(folder) / name
-            relative = location.relative_to(root).as_posix()
-            try:
-                relative.encode("utf-8")
-            except UnicodeEncodeError as failure:
-                raise PolicyFilesUnreadable("a file's name is not UTF-8") from failure
-            yield relative, location
+def _walk(folder: Path, inside: Path, prefix: str, above: tuple[Path, ...] = ()) -> Iterator[tuple[str, Path]]:
+    """Yield each file's relative name and place. Links are followed only to what lies inside the bundle."""
+    real = folder.resolve(strict=True)
+    if real in above or len(above) > MAX_DEPTH:
+        raise PolicyFilesUnreadable(f"`{prefix}` is nested too deeply, or links to itself")
+    for entry in sorted(folder.iterdir()):
+        if entry.name.startswith("."):
+            continue
+        name = prefix + _text(entry.name)
+        if not entry.resolve(strict=True).is_relative_to(inside):
+            raise PolicyFilesUnreadable(f"`{name}` is a link that leaves the bundle")
+        if entry.is_dir():
+            yield from _walk(entry, inside, f"{name}/", (*above, real))
+        else:
+            yield name, entry
+
+
+def _text(name: str) -> str:
+    try:
+        name.encode("utf-8")
+    except UnicodeEncodeError as failure:
+        raise PolicyFilesUnreadable("a file's name is not UTF-8") from failure
+    return name

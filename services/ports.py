@@ -236,10 +236,14 @@ class StoreUnreachable(Exception):
 
 
 class PolicySource(Protocol):
-    """The active bundle."""
+    """The active bundle, and whether it may still be believed."""
 
-    def active(self) -> Policy:
-        """Return the active policy. Raises: BundleStale when its lease has run out."""
+    def current(self) -> Policy:
+        """Return the last good policy: enough to classify and to park by, never enough to decide by."""
+        ...
+
+    def check_lease(self) -> None:
+        """Return while `current` may decide. Raises: BundleStale when its lease has run out."""
         ...
 
 

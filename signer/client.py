@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, cast
 
 from cryptography.exceptions import InvalidSignature
 from holdfast.token import VerifyKey
@@ -233,8 +233,7 @@ class _Connection(asyncio.Protocol):
                 future.set_exception(_ConnectionLost(why))
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        if isinstance(transport, asyncio.Transport):
-            self._transport = transport
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's are not its subclasses
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.give_up("the connection was lost" if exc is None else f"the connection was lost: {exc}")

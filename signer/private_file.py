@@ -28,17 +28,27 @@ def read(path: Path, *, forbidden: int, max_bytes: int) -> bytes:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError as error:
         raise UnsafeFile(f"cannot open `{path}`: {error.strerror}") from error
-    with os.fdopen(descriptor, "rb") as file:
-        status = os.fstat(file.fileno())
+    try:
+        status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
             raise UnsafeFile(f"`{path}` is not a regular file")
         if status.st_uid not in (0, os.geteuid()):
             raise UnsafeFile(f"`{path}` belongs to another user")
         if (mode := stat.S_IMODE(status.st_mode)) & forbidden:
-            raise UnsafeFile(f"`{path}` has mode {mode:04o}: others may have no part in it")
-        data = file.read(max_bytes + 1)
-    if len(data) > max_bytes:
-        raise UnsafeFile(f"`{path}` is larger than {max_bytes} bytes")
+            raise UnsafeFile(f"`{path}` has mode {mode:04o}, which gives others a part in it")
+        if status.st_size > max_bytes:
+            raise UnsafeFile(f"`{path}` is larger than {max_bytes} bytes")
+        return _read_all(descriptor, status.st_size)
+    except OSError as error:
+        raise UnsafeFile(f"cannot read `{path}`: {error.strerror}") from error
+    finally:
+        os.close(descriptor)
+
+
+def _read_all(descriptor: int, size: int) -> bytes:
+    data = b""
+    while len(data) < size and (part := os.read(descriptor, size - len(data))):
+        data += part
     return data
 
 

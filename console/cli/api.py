@@ -1,10 +1,10 @@
-"""`holdfast api`: the HTTP service, as one process. It is told what it needs by `HOLDFAST_*`; see docs/operations.md."""
+"""`holdfast api`: the HTTP service, as one process. See docs/operations.md for what it is told by its environment."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from services import api
+from services.api import main
 
 if TYPE_CHECKING:
     from console.cli.subparsers import Subparsers
@@ -17,4 +17,4 @@ def register(subparsers: Subparsers) -> None:
     where.add_argument("--fd", type=int, metavar="N", help="serve on a listening socket inherited as descriptor N")
     where.add_argument("--port", type=int, default=8420, help="the port to listen on (default: %(default)s)")
     parser.add_argument("--host", default="127.0.0.1", help="the address to listen on (default: %(default)s)")
-    parser.set_defaults(run=api.main)
+    parser.set_defaults(run=main)

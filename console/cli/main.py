@@ -20,8 +20,19 @@ MODULES: Final[dict[str, dict[str, str]]] = {
     "console.cli.up": {"up": "run everything on this machine, from one data directory"},
     "console.cli.api": {"api": "run the HTTP service"},
     "console.cli.worker": {"worker": "run the queue's drain and the upkeep of the log"},
-    "console.cli.signer": {"signer": "run the token signer"},
+    "console.cli.signer": {
+        "signer": "run the token signer",
+        "signer-setup": "write the signer's profile from the policies, and its passphrase",
+    },
     "console.cli.migrate": {"migrate": "bring the database to this version's schema"},
+    "console.cli.policy": {"policy": "check and test a policy bundle"},
+    "console.cli.demo": {"demo": "play the outage story end to end"},
+    "console.cli.audit": {"audit": "verify the log"},
+    "console.cli.credentials": {
+        "operators": "make credentials for operators",
+        "agents": "make credentials for agents",
+        "executors": "make credentials for executors",
+    },
     "console.cli.provision": {"provision": "store the first credentials and write bootstrap.json"},
 }
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import asyncpg
 
 from console.runtime.failure import CommandFailed
-from services.postgres.migrations import migrate
+from services.postgres.migrations import MigrationRefused, migrate
 
 if TYPE_CHECKING:
     from console.cli.subparsers import Subparsers
@@ -30,7 +30,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise CommandFailed("no database: give --database-url, or set HOLDFAST_DATABASE_URL")
     try:
         applied = asyncio.run(migrate(url))
-    except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+    except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, MigrationRefused) as error:
         raise CommandFailed(f"the database cannot be migrated: {error}") from error
     for name in applied:
         print(f"applied {name}")

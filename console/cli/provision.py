@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from services import provision
+from services.provision import main
 
 if TYPE_CHECKING:
     from console.cli.subparsers import Subparsers
@@ -15,4 +15,4 @@ def register(subparsers: Subparsers) -> None:
     parser = subparsers.add_parser(
         "provision", help="store the first credentials and write bootstrap.json", allow_abbrev=False
     )
-    parser.set_defaults(run=provision.main)
+    parser.set_defaults(run=main)

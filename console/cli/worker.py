@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from services import worker
+from services.worker import main
 
 if TYPE_CHECKING:
     from console.cli.subparsers import Subparsers
@@ -13,4 +13,4 @@ if TYPE_CHECKING:
 def register(subparsers: Subparsers) -> None:
     """Add `worker`."""
     parser = subparsers.add_parser("worker", help="run the queue's drain and the upkeep of the log", allow_abbrev=False)
-    parser.set_defaults(run=worker.main)
+    parser.set_defaults(run=main)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import json
 import os
 import shlex
 import signal
@@ -18,22 +17,21 @@ from typing import TYPE_CHECKING, Final
 
 import asyncpg
 import httpx2
-from services.decision.bundle import read_bundle
-from services.decision.finding import BundleInvalid, Severity
-from services.decision.policy import Policy
-from services.policy_files import read_directory
-from services.postgres.migrations import migrate
 
 from console.runtime import state
 from console.runtime.children import Children, Command, run_once
-from console.runtime.directory import DataDirectory, run_directory, secret_file, write_private
+from console.runtime.directory import DataDirectory, run_directory
 from console.runtime.failure import CommandFailed
+from console.runtime.policies import read_policies
 from console.runtime.postgres import EmbeddedPostgres
-from console.runtime.profile import signer_profile
+from console.runtime.profile import SignerFiles
 from console.runtime.valkey import EmbeddedValkey
+from services.postgres.migrations import MigrationRefused, migrate
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable
+
+    from services.decision.policy import Policy
 
 DEFAULT_HOST: Final = "127.0.0.1"
 DEFAULT_PORT: Final = 8420
@@ -78,12 +76,12 @@ class _Place:
     def signer(self) -> Command:
         """Return the signer, which learns neither the database nor the broker."""
         outside = {name: value for name, value in os.environ.items() if not name.startswith("HOLDFAST_")}
-        directory = self.options.data.signer
+        files = SignerFiles(self.options.data.signer)
         settings = {
             "HOLDFAST_SIGNER_SOCKET": str(self.signer_socket),
-            "HOLDFAST_SIGNER_KEY": str(directory / "key.json"),
-            "HOLDFAST_SIGNER_PASSPHRASE": str(directory / "passphrase"),
-            "HOLDFAST_SIGNER_PROFILE": str(directory / "profile.json"),
+            "HOLDFAST_SIGNER_KEY": str(files.key),
+            "HOLDFAST_SIGNER_PASSPHRASE": str(files.passphrase),
+            "HOLDFAST_SIGNER_PROFILE": str(files.profile),
         }
         return self._holdfast("signer", environment={**outside, **settings})
 
@@ -142,6 +140,7 @@ class Supervisor:
             state.forget(options.data)
             # 2. Without policies that compile, nothing starts and no port opens.
             policy = read_policies(options.policies)
+            options.say(f"policies {policy.digest}")
             # 3. The port is held by the supervisor, so that it is known and outlives a restart of the API.
             with listening(options.host, options.port) as listener, run_directory() as run:
                 try:
@@ -173,8 +172,7 @@ class Supervisor:
                 await children.start(valkey.command(), valkey.ready)
             await _migrate(place)
             # 5. Who signs, and within which bounds.
-            write_private(data.signer / "profile.json", json.dumps(signer_profile(policy, issuer=place.base_url)))
-            secret_file(data.signer / "passphrase")
+            SignerFiles(data.signer).write(policy.executors, issuer=place.base_url)
             await children.start(place.signer(), _accepts(place.signer_socket))
             # 6. Who may call.
             await run_once(place.service("provision"), data.logs / "provision.log")
@@ -186,16 +184,6 @@ class Supervisor:
             options.say(_welcome(place, policy))
             # 8. Until told to stop, or a child cannot be kept alive.
             raise CommandFailed(await children.lost())
-
-
-def read_policies(directory: Path) -> Policy:
-    """Read and compile the bundle. Raises: CommandFailed, one `file:line: message` for each error."""
-    try:
-        return Policy.compile(read_bundle(read_directory(directory)))
-    except BundleInvalid as error:
-        problems = [finding for finding in error.findings if finding.severity is Severity.ERROR]
-        lines = "\n".join(f"{directory / finding.path}:{finding.line}: {finding.message}" for finding in problems)
-        raise CommandFailed(f"refusing to start: the policies are not valid\n{lines}") from error
 
 
 @contextmanager
@@ -230,7 +218,7 @@ def base_url(host: str, listener: socket.socket) -> str:
 async def _migrate(place: _Place) -> None:
     try:
         applied = await migrate(place.database_url)
-    except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+    except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, MigrationRefused) as error:
         raise CommandFailed(f"the database cannot be migrated: {error}") from error
     if applied:
         place.options.say(f"migrated the database: {', '.join(applied)}")
@@ -280,13 +268,19 @@ async def _at_once() -> bool:
 
 def _welcome(place: _Place, policy: Policy) -> str:
     bootstrap = place.options.data.bootstrap
-    del policy
-    return "\n".join(
-        [
-            f"ready at {place.base_url}",
-            f"  credentials  {bootstrap}",
-            f"  logs         {place.options.data.logs}",
-            f"  try          curl -si {place.base_url}/readyz",
-            f"               {shlex.quote(str(bootstrap))}",
+    lines = [
+        f"ready at {place.base_url}",
+        f"  credentials  {bootstrap}",
+        f"  logs         {place.options.data.logs}",
+        f"  health       curl -s {place.base_url}/readyz",
+    ]
+    if policy.agents:
+        pick = 'import json, sys; print(next(iter(json.load(open(sys.argv[1]))["agents"].values())))'
+        intent = '{"action": "no.such.action", "resource": {"type": "any", "id": "1"}}'
+        lines += [
+            "  try          an action that no catalogue knows, and read why it is denied:",
+            f"    KEY=$(python3 -c {shlex.quote(pick)} {shlex.quote(str(bootstrap))})",
+            '    curl -s -H "Authorization: Bearer $KEY" -H "Content-Type: application/json" \\',
+            f"      -d {shlex.quote(intent)} {place.base_url}/v1/intents",
         ]
-    )
+    return "\n".join(lines)

@@ -15,7 +15,7 @@ import asyncio
 import functools
 import inspect
 import threading
-from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, TypeVar, cast
+from typing import TYPE_CHECKING, Literal, Protocol, Self, TypeVar, cast
 
 import httpx2
 
@@ -35,13 +35,13 @@ if TYPE_CHECKING:
     from holdfast.strict_json import JSON
 
 _T = TypeVar("_T")
-_Result = TypeVar("_Result", covariant=True)
+_T_co = TypeVar("_T_co", covariant=True)
 
 
-class Protected(Protocol[_Result]):
+class Protected(Protocol[_T_co]):
     """A function behind the guard."""
 
-    def __call__(self, token: str, *, resource: Resource, parameters: Mapping[str, JSON]) -> _Result:
+    def __call__(self, token: str, *, resource: Resource, parameters: Mapping[str, JSON]) -> _T_co:
         """Run it if the token permits exactly this. Raises: TokenRejected, and what the function raises."""
         ...
 

@@ -76,8 +76,8 @@ class Terms:
         """Refuse terms that would let anything in, or nothing."""
         if not self.audience or not self.issuer:
             raise ValueError("a guard stands before one named executor and trusts one issuer")
-        if self.environments is not None and (isinstance(self.environments, str) or not self.environments):
-            raise ValueError("`environments` is a set of names that is not empty, or None for every environment")
+        if self.environments is not None and not self.environments:
+            raise ValueError("no environment at all would refuse everything; None accepts every one")
         if not 0 < self.max_lifetime_s <= MAX_LIFETIME_LIMIT_S or not 0 < self.run_s < float("inf"):
             raise ValueError("0 < max_lifetime_s <= one day, and run_s is positive and finite")
 

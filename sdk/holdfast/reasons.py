@@ -87,6 +87,7 @@ class ReasonCode(StrEnum):
     TOKEN_MISMATCH = "TOKEN_MISMATCH"  # noqa: S105 - a code, not a secret
     TOKEN_CONSUMED = "TOKEN_CONSUMED"  # noqa: S105 - a code, not a secret
     TOKEN_REVOKED = "TOKEN_REVOKED"  # noqa: S105 - a code, not a secret
+    CONSUMPTION_UNAVAILABLE = "CONSUMPTION_UNAVAILABLE"
     OUTCOME_CONFLICT = "OUTCOME_CONFLICT"
     SERVICE_UNAVAILABLE = "SERVICE_UNAVAILABLE"
 

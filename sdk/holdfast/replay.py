@@ -81,7 +81,10 @@ class ReplayStore:
             os.close(self._lock_fd)
             raise _unavailable(f"the replay store cannot be opened ({type(error).__name__})") from error
         try:
-            self._prepare()
+            self.since: Final = self._prepare()
+        except sqlite3.Error as error:
+            self.close()
+            raise _unavailable(f"the replay store cannot be used ({type(error).__name__})") from error
         except BaseException:
             self.close()
             raise
@@ -91,8 +94,8 @@ class ReplayStore:
     ) -> None:
         """Consume the token. It is on the disk when this returns.
 
-        `report` is kept for the service; for `lease_s` only the caller sends it. Raises: TokenRejected with TOKEN_CONSUMED, TOKEN_REVOKED, or
-        CONSUMPTION_UNAVAILABLE when the store cannot be trusted to remember.
+        `report` is kept for the service; for `lease_s` only the caller sends it. Raises: TokenRejected with
+        TOKEN_CONSUMED, TOKEN_REVOKED, or CONSUMPTION_UNAVAILABLE when the store cannot be trusted to remember.
         """
         with self._transaction():
             if self._connection.execute("SELECT 1 FROM revoked WHERE jti = ?", (jti,)).fetchone() is not None:
@@ -172,14 +175,15 @@ class ReplayStore:
     ) -> None:
         self.close()
 
-    def _prepare(self) -> None:
+    def _prepare(self) -> int:
+        """Make the store durable and this audience's. Returns when it was made, in seconds since the epoch."""
         # The journal is part of the promise: read back what was set. EXTRA is FULL and the directory's sync, without
         # which a power cut may bring a deleted rollback journal, and so an unconsumed token, back.
         mode = self._connection.execute("PRAGMA journal_mode = DELETE").fetchone()
         self._connection.execute("PRAGMA synchronous = EXTRA")
         synchronous = self._connection.execute("PRAGMA synchronous").fetchone()
         if mode != ("delete",) or synchronous != (3,):
-            raise TokenRejected(ReasonCode.CONSUMPTION_UNAVAILABLE, "the replay store cannot be made durable")
+            raise _unavailable("the replay store cannot be made durable")
         with self._transaction():
             if not self._connection.execute("SELECT 1 FROM sqlite_master").fetchall():
                 for statement in _SCHEMA:
@@ -188,14 +192,15 @@ class ReplayStore:
             rows = self._connection.execute("SELECT audience, since FROM store").fetchall()
             if len(rows) != 1 or rows[0][0] != self.audience:
                 raise ValueError("the replay store belongs to another audience")
-            self.since: Final[int] = rows[0][1]
+            since = int(rows[0][1])
             self._connection.execute(
                 "DELETE FROM consumed WHERE exp < ? AND report_state <> 'waiting'", (time.time() - KEEP_EXPIRED_S,)
             )
+        return since
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
-        """Run one transaction alone on this machine. Whatever goes wrong is CONSUMPTION_UNAVAILABLE."""
+        """Run one transaction alone on this machine. Whatever goes wrong is SERVICE_UNAVAILABLE."""
         if os.getpid() != self._pid:
             raise _unavailable("a replay store does not survive a fork; open it in the child")
         if not self._thread_lock.acquire(timeout=LOCK_TIMEOUT_S):
@@ -205,8 +210,7 @@ class ReplayStore:
                 raise _unavailable("the replay store is closed")
             self._take_file_lock()
             try:
-                if self._named_identity() != self._identity:
-                    raise _unavailable("the replay store was replaced; what it consumed is not known")
+                self._check_identity()
                 self._connection.execute("BEGIN IMMEDIATE")
                 yield
                 self._connection.execute("COMMIT")
@@ -232,6 +236,10 @@ class ReplayStore:
                 time.sleep(_RETRY_LOCK_S)
             else:
                 return
+
+    def _check_identity(self) -> None:
+        if self._named_identity() != self._identity:
+            raise _unavailable("the replay store was replaced; what it consumed is not known")
 
     def _named_identity(self) -> tuple[int, int]:
         """Return which file the path names now. SQLite would go on writing to one that was removed."""

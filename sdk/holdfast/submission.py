@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from holdfast.strict_json import JSON
 
 OK: Final = 200
+ACCEPTED: Final = 202
 NO_CONTENT: Final = 204
 UNAVAILABLE: Final = 503
 
@@ -134,9 +135,10 @@ def refusal(reply: Reply) -> HoldfastError:
     code = document.get("reason_code")
     if not isinstance(code, str) or _CODE.fullmatch(code) is None:
         return ServiceUnavailable(f"the answer {reply.status} is not the service's")
-    if reply.status != UNAVAILABLE and not 400 <= reply.status < 500:  # noqa: PLR2004 - HTTP's range of refusals
+    undecided = reply.status in (ACCEPTED, UNAVAILABLE)  # 202: decided late, and still to be claimed
+    if not undecided and not 400 <= reply.status < 500:  # noqa: PLR2004 - HTTP's range of refusals
         return ServiceUnavailable(f"the service answered {reply.status} {code}")
-    kind = NotDecided if reply.status == UNAVAILABLE else Refused
+    kind = NotDecided if undecided else Refused
     return kind(
         code,
         _detail(document),

@@ -30,9 +30,10 @@ _KIND = re.compile(r"[a-z][a-z_]*(?:\.[a-z][a-z_]*)?")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Link:
-    """A record that has its place: exact bytes, and the receipt whose hash is theirs."""
+    """A record that has its place: exact bytes, the receipt whose hash is theirs, and the hash before it."""
 
     receipt: Receipt
+    prev: str
     body: bytes
 
 
@@ -52,13 +53,13 @@ def link(
         raise AuditInvalid("a member takes the name of one that the chain writes")
     body["stream"] = stream
     seq = body["seq"] = 0 if after is None else after.seq + 1
-    body["prev"] = GENESIS if after is None else after.hash
+    prev = body["prev"] = GENESIS if after is None else after.hash
     body["at"] = _time(at)
     body["kind"] = kind
     exact = canonical(body)
     if len(exact) > MAX_BODY_BYTES:
         raise AuditInvalid("a record is too large")
-    return Link(receipt=Receipt(stream=stream, seq=seq, hash=leaf_hash(exact)), body=exact)
+    return Link(receipt=Receipt(stream=stream, seq=seq, hash=leaf_hash(exact)), prev=prev, body=exact)
 
 
 def canonical(members: dict[str, JSON]) -> bytes:

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
 from holdfast.errors import InvalidIntent
 from holdfast.intent import Intent
-from services.decision import finding
+
+from services.decision import cedar, finding, references
 from services.decision.catalog import Catalog, ResourceFacts, Resources
 from services.decision.finding import BundleInvalid, Severity
 from services.decision.manifest import FOREIGN_API_VERSION, Manifest
-from services.decision.rules import Rule, read_rules
+from services.decision.rules import Rule, read_rules, validate
 from services.decision.settings import Settings
 from services.decision.strict_model import read_model
 from services.decision.suite import Suite
@@ -54,7 +56,7 @@ class Bundle:
     files: Mapping[str, bytes]
     manifest_paths: Mapping[str, str]
     trees: Mapping[str, Node] = field(repr=False)
-    notices: tuple[Finding, ...] = ()
+    warnings: tuple[Finding, ...] = ()
 
 
 def digest(files: Mapping[str, bytes]) -> str:
@@ -76,13 +78,13 @@ def read_bundle(files: Mapping[str, bytes]) -> Bundle:
         raise BundleInvalid(refused)
     reader = _Reader(kept)
     bundle = reader.read()
-    if bundle is None or any(found.severity is Severity.ERROR for found in reader.findings):
+    if bundle is None:
         raise BundleInvalid(reader.findings)
     return bundle
 
 
 def _is_ignored(path: str) -> bool:
-    return path == "README.md" or any(part.startswith(".") for part in path.split("/"))
+    return path == "README.md" or any(part.startswith(".") and part.strip(".") for part in path.split("/"))
 
 
 def _bounds(files: Mapping[str, bytes]) -> list[Finding]:
@@ -124,9 +126,9 @@ class _Reader:
                 suites[path] = suite
                 self._check_intents(path, suite)
         self._count(rules, manifests, catalog)
-        if catalog is None or settings is None:
+        if catalog is None or settings is None or self._refused():
             return None
-        return Bundle(
+        bundle = Bundle(
             digest=digest(self._files),
             catalog=catalog,
             resources=resources.resources if resources else {},
@@ -137,8 +139,18 @@ class _Reader:
             files=self._files,
             manifest_paths=manifest_paths,
             trees=self._trees,
-            notices=tuple(found for found in self.findings if found.severity is not Severity.ERROR),
         )
+        self.findings.extend(references.errors(bundle))
+        if not self._refused():
+            document = cedar.schema(catalog.actions, catalog.categories)
+            self.findings.extend(validate(bundle.rules, json.dumps(document)))
+        if self._refused():
+            return None
+        self.findings.extend(references.warnings(bundle))
+        return replace(bundle, warnings=tuple(sorted(self.findings)))
+
+    def _refused(self) -> bool:
+        return any(found.severity is Severity.ERROR for found in self.findings)
 
     def _model(self, path: str, model: type[M], *, nulls_below: str | None = None) -> M | None:
         try:

@@ -220,7 +220,7 @@ class Catalog(StrictModel):
     version: Literal[1]
     categories: Mapping[Name, Category]
     executors: Mapping[Name, Executor]
-    actions: Mapping[Annotated[ActionName, AfterValidator(_not_a_group)], CatalogAction]
+    actions: Annotated[Mapping[Annotated[ActionName, AfterValidator(_not_a_group)], CatalogAction], Field(min_length=1)]
 
 
 class ResourceFacts(StrictModel):

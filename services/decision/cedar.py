@@ -25,6 +25,22 @@ if TYPE_CHECKING:
 #: JSON as Cedar takes it: no null, no floats.
 CedarJSON: TypeAlias = "bool | int | str | list[CedarJSON] | dict[str, CedarJSON]"
 
+#: What rules see beside agent, action and resource.
+CONTEXT: Final = frozenset(
+    {
+        "operation",
+        "environment",
+        "executor",
+        "parameters",
+        "risk",
+        "time",
+        "drained",
+        "queue_age_seconds",
+        "on_behalf_of",
+        "model",
+    }
+)
+
 _STRING: Final[dict[str, CedarJSON]] = {"type": "String"}
 _LONG: Final[dict[str, CedarJSON]] = {"type": "Long"}
 _BOOLEAN: Final[dict[str, CedarJSON]] = {"type": "Boolean"}
@@ -86,8 +102,16 @@ def _side(attribute: str, pattern: str) -> str:
     return f"resource.{attribute} == {quoted(pattern)}"
 
 
-def schema(actions: Mapping[str, CatalogAction], categories: Mapping[str, Category]) -> dict[str, CedarJSON]:
-    """Return the Cedar schema of these actions, in Cedar's JSON schema format. Strict: attributes are closed."""
+def schema(
+    actions: Mapping[str, CatalogAction],
+    categories: Mapping[str, Category],
+    *,
+    context: frozenset[str] = CONTEXT,
+) -> dict[str, CedarJSON]:
+    """Return the Cedar schema of these actions, in Cedar's JSON schema format. Strict: attributes are closed.
+
+    `context` names the attributes that the context has.
+    """
     declared: dict[str, CedarJSON] = {}
     for name, action in actions.items():
         groups = action_groups(action.category, categories[action.category])
@@ -95,7 +119,11 @@ def schema(actions: Mapping[str, CatalogAction], categories: Mapping[str, Catego
             declared.setdefault(group, {})
         declared[name] = {
             "memberOf": [{"id": group} for group in groups],
-            "appliesTo": {"principalTypes": ["Agent"], "resourceTypes": ["Resource"], "context": _context(action)},
+            "appliesTo": {
+                "principalTypes": ["Agent"],
+                "resourceTypes": ["Resource"],
+                "context": _context(action, context),
+            },
         }
     return {
         "": {
@@ -111,22 +139,20 @@ def schema(actions: Mapping[str, CatalogAction], categories: Mapping[str, Catego
     }
 
 
-def _context(action: CatalogAction) -> dict[str, CedarJSON]:
-    return _record(
-        {
-            "operation": _STRING,
-            "environment": _STRING,
-            "executor": _STRING,
-            "parameters": _parameters(action.parameters),
-            "risk": _record({"score": _LONG, "tier": _STRING}),
-            "time": _record({"epoch": _LONG, "hour": _LONG, "weekday": _STRING}),
-            "drained": _BOOLEAN,
-            "queue_age_seconds": _LONG,
-            "on_behalf_of": _STRING,
-            "model": _STRING,
-        },
-        optional=("on_behalf_of", "model"),
-    )
+def _context(action: CatalogAction, kept: frozenset[str]) -> dict[str, CedarJSON]:
+    attributes = {
+        "operation": _STRING,
+        "environment": _STRING,
+        "executor": _STRING,
+        "parameters": _parameters(action.parameters),
+        "risk": _record({"score": _LONG, "tier": _STRING}),
+        "time": _record({"epoch": _LONG, "hour": _LONG, "weekday": _STRING}),
+        "drained": _BOOLEAN,
+        "queue_age_seconds": _LONG,
+        "on_behalf_of": _STRING,
+        "model": _STRING,
+    }
+    return _record({name: attributes[name] for name in sorted(kept)}, optional=("on_behalf_of", "model"))
 
 
 def _parameters(parameters: Mapping[str, Parameter]) -> dict[str, CedarJSON]:

@@ -16,7 +16,7 @@ import cedarpy
 from services.decision import cedar
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from services.decision.catalog import CatalogAction, Category
     from services.decision.cedar import CedarJSON
@@ -47,23 +47,23 @@ class Matched:
     rules: tuple[Rule, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class ActionScope:
-    """One action of the catalogue as rules see it, with the schema that its requests are checked against."""
+    """One action of the catalogue as rules see it, with the schemas that its requests are checked against."""
 
-    name: str
-    groups: frozenset[str]
-    schema: cedarpy.Schema
+    def __init__(self, name: str, action: CatalogAction, category: Category) -> None:
+        self.name = name
+        self.groups = frozenset({name, *cedar.action_groups(action.category, category)})
+        self._action = action
+        self._category = category
+        self._schemas: dict[frozenset[str], cedarpy.Schema] = {}
 
-    @classmethod
-    def of(cls, name: str, action: CatalogAction, category: Category) -> ActionScope:
-        """Return the scope. The schema holds this action alone, so that its cost is flat."""
-        document = cedar.schema({name: action}, {action.category: category})
-        return cls(
-            name=name,
-            groups=frozenset({name, *cedar.action_groups(action.category, category)}),
-            schema=cedarpy.Schema.from_json_str(json.dumps(document)),
-        )
+    def schema(self, context: frozenset[str]) -> cedarpy.Schema:
+        """Return the schema of this action alone, so that its cost is flat, with these attributes of the context."""
+        found = self._schemas.get(context)
+        if found is None:
+            document = cedar.schema({self.name: self._action}, {self._action.category: self._category}, context=context)
+            found = self._schemas[context] = cedarpy.Schema.from_json_str(json.dumps(document))
+        return found
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,9 +77,10 @@ class AgentScope:
 
     @classmethod
     def of(cls, manifest: Manifest, rules: tuple[Rule, ...]) -> AgentScope:
-        """Return the scope."""
+        """Return the scope. Raises: ValueError if the generated rules are not Cedar."""
+        cedarpy.PolicySet.from_str("\n".join(rule.text for rule in rules))
         groups = manifest.metadata.groups
-        members: list[dict[str, CedarJSON]] = [
+        members: list[CedarJSON] = [
             {
                 "uid": {"type": "Agent", "id": manifest.name},
                 "attrs": {
@@ -88,8 +89,8 @@ class AgentScope:
                 },
                 "parents": [{"type": "AgentGroup", "id": group} for group in groups],
             },
-            *({"uid": {"type": "AgentGroup", "id": group}, "attrs": {}, "parents": []} for group in groups),
         ]
+        members.extend({"uid": {"type": "AgentGroup", "id": group}, "attrs": {}, "parents": []} for group in groups)
         return cls(
             name=manifest.name,
             principals=frozenset({("Agent", manifest.name), *(("AgentGroup", group) for group in groups)}),
@@ -100,8 +101,11 @@ class AgentScope:
 
 @dataclass(frozen=True, slots=True)
 class _Slice:
+    """Rules that can match, and the part of the context that they can read: nothing else is handed to Cedar."""
+
     policies: cedarpy.PolicySet
     rules: Mapping[str, Rule]
+    context: frozenset[str]
 
 
 class Evaluator:
@@ -109,19 +113,20 @@ class Evaluator:
 
     def __init__(self, rules: Sequence[Rule]) -> None:
         self._rules = tuple(rules)
-        # Rules about one action and one set of groups are shared by all its agents; a manifest is added on demand.
-        self._shared: dict[tuple[str, frozenset[str]], _Slice] = {}
+        # Agents that no rule tells apart share a slice of the rules; a manifest is added to it on demand.
+        self._shared: dict[tuple[str, frozenset[tuple[str, str]]], _Slice] = {}
         self._slices: dict[tuple[str, str], _Slice] = {}
         self._principals = frozenset[tuple[str, str]]().union(*(rule.principals or () for rule in rules))
 
     def matched(self, agent: AgentScope, action: ActionScope, question: Question) -> Matched:
         """Return what matches. Raises: EvaluationFailed on any error of any rule, whatever the others say."""
-        return _ask(self._slice(agent, action), agent, action, question)
+        return _ask(lambda: self._slice(agent, action), agent, action, question)
 
     def permits(self, agent: AgentScope, action: ActionScope, question: Question) -> Matched:
         """Return which permits match, as if no forbid existed. Raises: EvaluationFailed."""
         candidates = [*self._candidates(agent, action), *_manifest_part(agent, action)]
-        return _ask(_compile([rule for rule in candidates if not rule.forbids]), agent, action, question)
+        permits = [rule for rule in candidates if not rule.forbids]
+        return _ask(lambda: _compile(permits), agent, action, question)
 
     def _slice(self, agent: AgentScope, action: ActionScope) -> _Slice:
         key = agent.name, action.name
@@ -134,13 +139,14 @@ class Evaluator:
         return found
 
     def _shared_slice(self, agent: AgentScope, action: ActionScope) -> _Slice:
-        candidates = self._candidates(agent, action)
-        key = action.name, frozenset(rule.id for rule in candidates)
-        if key not in self._shared:
+        key = action.name, agent.principals & self._principals
+        found = self._shared.get(key)
+        if found is None:
+            found = _compile(self._candidates(agent, action))
             if len(self._shared) >= MAX_SLICES:
                 self._shared.pop(next(iter(self._shared)), None)
-            self._shared[key] = _compile(candidates)
-        return self._shared[key]
+            self._shared[key] = found
+        return found
 
     def _candidates(self, agent: AgentScope, action: ActionScope) -> list[Rule]:
         return [rule for rule in self._rules if rule.may_match(action.groups, agent.principals)]
@@ -152,32 +158,39 @@ def _manifest_part(agent: AgentScope, action: ActionScope) -> list[Rule]:
 
 def _compile(rules: Sequence[Rule]) -> _Slice:
     text = "\n".join(rule.text for rule in rules)
-    return _Slice(cedarpy.PolicySet.from_str(text), {rule.id: rule for rule in rules})
+    return _Slice(cedarpy.PolicySet.from_str(text), {rule.id: rule for rule in rules}, _read(rules))
 
 
 def _added(base: _Slice, rules: Sequence[Rule]) -> _Slice:
     if not rules:
         return base
     text = "\n".join(rule.text for rule in rules)
-    return _Slice(base.policies.with_added_str(text), {**base.rules, **{rule.id: rule for rule in rules}})
+    known = {**base.rules, **{rule.id: rule for rule in rules}}
+    return _Slice(base.policies.with_added_str(text), known, base.context | _read(rules))
 
 
-def _ask(chosen: _Slice, agent: AgentScope, action: ActionScope, question: Question) -> Matched:
+def _read(rules: Sequence[Rule]) -> frozenset[str]:
+    return frozenset[str]().union(*(rule.context for rule in rules))
+
+
+def _ask(choose: Callable[[], _Slice], agent: AgentScope, action: ActionScope, question: Question) -> Matched:
     resource = {
         "uid": {"type": "Resource", "id": question.resource_id},
         "attrs": question.resource,
         "parents": [],
     }
-    request = {
-        "principal": {"type": "Agent", "id": agent.name},
-        "action": {"type": "Action", "id": action.name},
-        "resource": {"type": "Resource", "id": question.resource_id},
-        "context": json.dumps(question.context),
-    }
     try:
+        chosen = choose()
+        schema = action.schema(chosen.context)
+        request = {
+            "principal": {"type": "Agent", "id": agent.name},
+            "action": {"type": "Action", "id": action.name},
+            "resource": {"type": "Resource", "id": question.resource_id},
+            "context": json.dumps({name: value for name, value in question.context.items() if name in chosen.context}),
+        }
         # A schema passed beside an `Entities` handle is not applied to the entities: the handle is built with it.
-        entities = cedarpy.Entities.from_json_str(f"[{agent.entities},{json.dumps(resource)}]", action.schema)
-        result = cedarpy.is_authorized(request, chosen.policies, entities, action.schema)
+        entities = cedarpy.Entities.from_json_str(f"[{agent.entities},{json.dumps(resource)}]", schema)
+        result = cedarpy.is_authorized(request, chosen.policies, entities, schema)
         decision, diagnostics = result.decision, result.diagnostics
         # Cedar skips a rule that errs, a forbid too: any error leaves the question open.
         if diagnostics.errors:

@@ -110,18 +110,18 @@ def _rule(
     conditions: Iterable[str | None],
 ) -> Rule:
     name = rule_id(manifest.name, part)
-    scope = "action"
-    if actions is not None:
-        scope = f"action in [{', '.join(f'Action::{cedar.quoted(action)}' for action in sorted(actions))}]"
     effect = "forbid" if forbids else "permit"
+    scope = [f"principal == Agent::{cedar.quoted(manifest.name)}", "action", "resource"]
+    if actions is not None:
+        scope[1] = f"action in [{', '.join(f'Action::{cedar.quoted(action)}' for action in sorted(actions))}]"
     when = "".join(f" when {{ {condition} }}" for condition in conditions if condition is not None)
     return Rule(
         id=name,
-        text=f"@id({cedar.quoted(name)})\n{effect} (principal == Agent::{cedar.quoted(manifest.name)}, {scope}, resource)"
-        f"{when};",
+        text=f"@id({cedar.quoted(name)})\n{effect} ({', '.join(scope)}){when};",
         forbids=forbids,
         reason=f"the manifest of `{manifest.name}` denies it" if forbids else None,
         actions=actions,
         principals=frozenset({("Agent", manifest.name)}),
+        context=frozenset({"operation"}) if "context.operation" in when else frozenset(),
         path=path,
     )

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, assert_never
 
 import rfc8785
-
 from holdfast.audit.record import check_profile
 from holdfast.errors import AuditInvalid
+
 from services.decision.catalog import (
     MAX_LONG,
     ArrayParameter,
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from holdfast.strict_json import JSON
+
     from services.decision.cedar import CedarJSON
 
 #: How deep a logged value may be, so that the record around it stays within its own limit.
@@ -74,23 +75,35 @@ def _value(parameter: Parameter, value: JSON, *, additional: bool, where: str) -
         case IntegerParameter():
             return _integer(parameter, value, where)
         case BooleanParameter():
-            if not isinstance(value, bool):
-                raise ParametersInvalid(f"the parameter `{where}` must be true or false")
-            return value
+            return _boolean(value, where)
         case DecimalParameter():
             return _decimal(parameter, value, where)
         case ArrayParameter():
-            if not isinstance(value, list):
-                raise ParametersInvalid(f"the parameter `{where}` must be a list")
-            if parameter.max_length is not None and len(value) > parameter.max_length:
-                raise ParametersInvalid(f"the parameter `{where}` has more than {parameter.max_length} items")
-            return [_value(parameter.items, item, additional=additional, where=f"{where}[]") for item in value]
+            return _array(parameter, value, additional=additional, where=where)
         case ObjectParameter():
-            if not isinstance(value, dict):
-                raise ParametersInvalid(f"the parameter `{where}` must be an object")
-            return for_rules(parameter.fields, value, additional=additional, where=where + ".")
+            return _object(parameter, value, additional=additional, where=where)
         case _:
             assert_never(parameter)
+
+
+def _boolean(value: JSON, where: str) -> bool:
+    if not isinstance(value, bool):
+        raise ParametersInvalid(f"the parameter `{where}` must be true or false")
+    return value
+
+
+def _array(parameter: ArrayParameter, value: JSON, *, additional: bool, where: str) -> CedarJSON:
+    if not isinstance(value, list):
+        raise ParametersInvalid(f"the parameter `{where}` must be a list")
+    if parameter.max_length is not None and len(value) > parameter.max_length:
+        raise ParametersInvalid(f"the parameter `{where}` has more than {parameter.max_length} items")
+    return [_value(parameter.items, item, additional=additional, where=f"{where}[]") for item in value]
+
+
+def _object(parameter: ObjectParameter, value: JSON, *, additional: bool, where: str) -> CedarJSON:
+    if not isinstance(value, dict):
+        raise ParametersInvalid(f"the parameter `{where}` must be an object")
+    return for_rules(parameter.fields, value, additional=additional, where=where + ".")
 
 
 def _string(parameter: StringParameter, value: JSON, where: str) -> str:

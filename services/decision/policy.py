@@ -11,6 +11,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from holdfast.reasons import Cause, ReasonCode
+
 from services.decision import parameters, risk
 from services.decision.catalog import Effect, Impact, ResourceFacts, Sensitivity
 from services.decision.evaluation import ActionScope, AgentScope, EvaluationFailed, Evaluator, Question
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from holdfast.intent import Intent
+
     from services.decision.bundle import Bundle
     from services.decision.catalog import CatalogAction, Category, Executor
     from services.decision.cedar import CedarJSON
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
 __all__ = ["Classified", "Factor", "Logged", "Policy", "Request", "Risk", "Signals", "Tier"]
 
 _UNKNOWN_RESOURCE = ResourceFacts()
+_QUIET = Signals()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,7 +95,7 @@ class Policy:
         scopes = ActionScopes(catalog)
         self.digest = bundle.digest
         self.settings: Settings = bundle.settings
-        self.warnings: tuple[Finding, ...] = bundle.notices
+        self.warnings: tuple[Finding, ...] = bundle.warnings
         self.executors: Mapping[str, Executor] = MappingProxyType(dict(catalog.executors))
         self.agents = frozenset(bundle.manifests)
         self.rules: tuple[Rule, ...] = bundle.rules
@@ -103,7 +106,7 @@ class Policy:
         self._working_hours = bundle.settings.risk.working_hours.compiled()
         self._roles = {role: frozenset(people) for role, people in bundle.settings.approvals.roles.items()}
         self._actions = {
-            name: ActionScope.of(name, action, catalog.categories[action.category])
+            name: ActionScope(name, action, catalog.categories[action.category])
             for name, action in catalog.actions.items()
         }
         self._agents = {
@@ -137,8 +140,7 @@ class Policy:
                 action.parameters, intent.parameters, additional=action.additional_parameters
             )
             executor = _executor(action, intent)
-            if action.resource not in ("*", intent.resource.type):
-                raise ParametersInvalid(f"the action is for resources of type `{action.resource}`")
+            _check_resource(action, intent)
         except ParametersInvalid as misfit:
             return Deny(reason_code=ReasonCode.PARAMETERS_INVALID, detail=str(misfit))
         category = self._categories[action.category]
@@ -165,7 +167,7 @@ class Policy:
     # --- assess -----------------------------------------------------------------------------------------------------
 
     def assess(
-        self, intent: Intent, classified: Classified, *, agent: str, signals: Signals = Signals(), now: datetime
+        self, intent: Intent, classified: Classified, *, agent: str, signals: Signals = _QUIET, now: datetime
     ) -> Risk:
         """Return the risk, derived by the service. What the agent says can only have added to it."""
         circumstances = Circumstances(
@@ -228,25 +230,26 @@ class Policy:
         if action is None:
             return _unavailable("the intent was classified by another bundle")
         # 2. Cedar.
-        question = self._question(request)
         try:
-            matched = self._evaluator.matched(agent, action, question)
-            if matched.allowed:
-                return Allow(determining=_ids(matched.rules))
-            # 3. Forbidden.
-            if forbids := [rule for rule in matched.rules if rule.approval is None]:
-                return _forbidden(forbids)
-            if not matched.rules:
-                return _no_permit()
-            permits = self._evaluator.permits(agent, action, question)
+            return self._decide(agent, action, request)
         except EvaluationFailed as failure:
             return _unavailable(f"the policies could not be evaluated: {failure}")
-        # 5. No permit, so no number of approvals would help.
-        if not permits.allowed:
-            return _no_permit()
-        # 4. Held, or lifted.
-        needed = [rule for rule in matched.rules if not self._is_lifted(rule, request.approvals)]
-        return _held(needed) if needed else Allow(determining=_ids(permits.rules))
+
+    def _decide(self, agent: AgentScope, action: ActionScope, request: Request) -> Verdict:
+        question = self._question(request)
+        matched = self._evaluator.matched(agent, action, question)
+        if matched.allowed:
+            return Allow(determining=_ids(matched.rules))
+        # 3. Forbidden.
+        if forbids := [rule for rule in matched.rules if rule.approval is None]:
+            return _forbidden(forbids)
+        # 4. Held, or lifted; only an intent that some rule permits can wait for people.
+        permits = self._evaluator.permits(agent, action, question) if matched.rules else matched
+        if permits.allowed:
+            needed = [rule for rule in matched.rules if not self._is_lifted(rule, request.approvals)]
+            return _held(needed) if needed else Allow(determining=_ids(permits.rules))
+        # 5. No permit.
+        return _no_permit()
 
     def _is_lifted(self, rule: Rule, approvals: tuple[str, ...]) -> bool:
         if rule.approval is None:
@@ -308,6 +311,11 @@ def _executor(action: CatalogAction, intent: Intent) -> str:
     return intent.executor
 
 
+def _check_resource(action: CatalogAction, intent: Intent) -> None:
+    if action.resource not in ("*", intent.resource.type):
+        raise ParametersInvalid(f"the action is for resources of type `{action.resource}`")
+
+
 def _utc_hour(now: datetime) -> dict[str, CedarJSON]:
     utc = now.astimezone(UTC)
     return {"hour": utc.hour, "weekday": WEEKDAYS[utc.weekday()]}
@@ -322,9 +330,7 @@ def _not_available(detail: str) -> Deny:
 
 
 def _outside(agent: str, part: str, what: str) -> Deny:
-    return Deny(
-        reason_code=ReasonCode.POLICY_DENIED, detail=f"`{agent}` {what}", determining=(rule_id(agent, part),)
-    )
+    return Deny(reason_code=ReasonCode.POLICY_DENIED, detail=f"`{agent}` {what}", determining=(rule_id(agent, part),))
 
 
 def _forbidden(rules: list[Rule]) -> Deny:

@@ -37,8 +37,8 @@ class Tier(StrEnum):
 class Signals:
     """What the service saw of the agent lately.
 
-    `recent_denials` in the last hour, `velocity` in calls in the last minute, `novel` when the agent never had this
-    action allowed before.
+    `recent_denials` in the last ten minutes, `velocity` in calls in the last minute, `novel` when this action on this
+    type of resource was not allowed to the agent before.
     """
 
     recent_denials: int = 0
@@ -71,11 +71,15 @@ class Risk:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Circumstances:
-    """What the risk of one intent depends on, apart from signals and time."""
+    """What the risk of one intent depends on, apart from signals and time.
+
+    What the agent claims counts beside what is known: it can add, never lower.
+    """
 
     impact: Impact
     reversible: bool
     environment: str
+    claimed_environment: str | None = None
     sensitivity: Sensitivity
 
 
@@ -114,8 +118,8 @@ def _standing(circumstances: Circumstances, weights: Weights) -> Iterator[Factor
     """Yield what follows from the action and what it touches."""
     impact = circumstances.impact
     yield Factor(name="impact", points=_impact(weights.impact, impact), why=f"the category's impact is {impact}")
-    if circumstances.environment == PRODUCTION:
-        yield Factor(name="production", points=weights.production, why="it happens in production")
+    if PRODUCTION in (circumstances.environment, circumstances.claimed_environment):
+        yield Factor(name="production", points=weights.production, why="it is about production")
     if not circumstances.reversible:
         yield Factor(name="irreversible", points=weights.irreversible, why="it cannot be undone")
     if circumstances.sensitivity is Sensitivity.RESTRICTED:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 import cedarpy
 
 from services.decision import finding
+from services.decision.cedar import CONTEXT
 from services.decision.finding import BundleInvalid
 from services.decision.strict_yaml import decode
 
@@ -39,7 +40,10 @@ class Approval:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rule:
-    """One Cedar statement. `actions` and `principals` are the entities of its scope; None is any."""
+    """One Cedar statement. `actions` and `principals` are the entities of its scope; None is any.
+
+    `context` names the attributes of the context that it can read.
+    """
 
     id: str
     text: str
@@ -48,6 +52,7 @@ class Rule:
     approval: Approval | None = None
     actions: frozenset[str] | None = None
     principals: frozenset[tuple[str, str]] | None = None
+    context: frozenset[str] = CONTEXT
     path: str = ""
     line: int = 1
     attributes: frozenset[str] = frozenset()
@@ -123,6 +128,7 @@ def _rule(path: str, line: int, text: str) -> Rule:
         approval=_approval(annotations, forbids=forbids),
         actions=_scope_actions(policy["action"]),
         principals=_scope_principals(policy["principal"]),
+        context=_context_read(policy.get("conditions", [])),
         path=path,
         line=line,
         attributes=frozenset(_attributes(policy.get("conditions", []))),
@@ -151,6 +157,27 @@ def _scope_actions(scope: dict[str, Any]) -> frozenset[str] | None:
 def _scope_principals(scope: dict[str, Any]) -> frozenset[tuple[str, str]] | None:
     entity = scope.get("entity") or scope.get("in", {}).get("entity")
     return frozenset({(entity["type"], entity["id"])}) if entity else None
+
+
+def _context_read(conditions: object) -> frozenset[str]:
+    """Return which attributes of the context a rule can read: all of them where it uses the context as a whole."""
+    read = frozenset(_reads(conditions))
+    return CONTEXT if None in read else frozenset(name for name in read if name is not None)
+
+
+def _reads(node: object) -> Iterator[str | None]:
+    if isinstance(node, dict):
+        if node == {"Var": "context"}:
+            yield None
+            return
+        for key, value in node.items():
+            if key in (".", "has") and isinstance(value, dict) and value.get("left") == {"Var": "context"}:
+                yield value["attr"]
+            else:
+                yield from _reads(value)
+    elif isinstance(node, list):
+        for value in node:
+            yield from _reads(value)
 
 
 def _attributes(node: object) -> Iterator[str]:

@@ -2,7 +2,8 @@
 
 Refused: anything that is not UTF-8, a second document, duplicate keys, keys that are no strings, tags and directives,
 deep nesting, anchors that expand beyond 1 MB, and every plain scalar that YAML 1.1 and YAML 1.2 read differently
-(`no`, `017`, `12:30`, `1_000`, `1e3`). What is left means the same to every reader. Source: YAML 1.1, YAML 1.2.2 (10.3).
+(`no`, `017`, `12:30`, `1_000`, `1e3`). What is left means the same to every reader.
+Source: YAML 1.1 (types), YAML 1.2.2 (10.3).
 """
 
 from __future__ import annotations
@@ -34,7 +35,9 @@ _MERGE: Final = "<<"
 _NULL_12 = re.compile(r"null|Null|NULL|~|")
 _BOOL_12 = re.compile(r"true|True|TRUE|false|False|FALSE")
 _INT_12 = re.compile(r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+")
-_FLOAT_12 = re.compile(r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)")
+_FLOAT_12 = re.compile(
+    r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)"
+)
 _DECIMAL_INTEGER = re.compile(r"[-+]?(?:0|[1-9][0-9]*)")
 
 _KINDS_11: Final = {
@@ -163,7 +166,7 @@ class _Composer:
         if depth > MAX_DEPTH:
             raise self._refusal(f"nesting is deeper than {MAX_DEPTH}", line, column)
         if isinstance(event, yaml.AliasEvent):
-            return self._alias(event.anchor, line, column)
+            return self._alias(str(event.anchor), line, column)
         if getattr(event, "tag", None) is not None:
             raise self._refusal("YAML tags are not supported", line, column)
         if isinstance(event, yaml.ScalarEvent):
@@ -229,7 +232,7 @@ class _Composer:
         return merged
 
     def _scalar(self, text: str, line: int, column: int) -> Scalar:
-        kind_11 = _KINDS_11.get(_RESOLVER.resolve(yaml.ScalarNode, text, (True, False)), "string")
+        kind_11 = _kind_11(text)
         if kind_11 != _kind_12(text) or (kind_11 == "integer" and not _is_decimal(text)):
             self._find(f"`{text[:40]}` means different things in YAML 1.1 and 1.2: {_advice(text)}", line, column)
             return None
@@ -252,7 +255,13 @@ class _Composer:
 
 
 def _place(event: yaml.Event) -> tuple[int, int]:
-    return event.start_mark.line + 1, event.start_mark.column + 1
+    mark = event.start_mark
+    return (mark.line + 1, mark.column + 1) if mark else (1, 1)
+
+
+def _kind_11(text: str) -> str:
+    tag: str = _RESOLVER.resolve(yaml.ScalarNode, text, (True, False))  # type: ignore[no-untyped-call]
+    return _KINDS_11.get(tag, "string")
 
 
 def _kind_12(text: str) -> str:

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol
 
 import asyncpg
+import orjson
 from holdfast.audit.record import Receipt
 
-from services.recording.sink import Fork, Rejected, Row, SinkFailed
+from services.recording.sink import Fork, Refusal, Rejected, SinkFailed
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable
@@ -25,7 +26,8 @@ _LAST_STREAM: Final = (_SQL / "last_stream.sql").read_text(encoding="utf-8")
 _REFUSALS: Final = (_SQL / "refusals.sql").read_text(encoding="utf-8")
 _HASH_AT: Final = "SELECT hash FROM audit_records WHERE stream = $1 AND seq = $2"
 
-_FORK: Final = "HF003"
+#: The batch does not follow, or another record stands there. Source: 0002_append_batch.sql.
+_FORK: Final = frozenset({"HF002", "HF003"})
 #: Data and integrity errors: the same values fail tomorrow as well.
 _VALUES: Final = ("22", "23")
 _WEAK_COMMITS: Final = frozenset({"off", "local", "remote_write"})
@@ -121,20 +123,24 @@ class PostgresSink:
             stored = await self._open().fetchval(_HASH_AT, stream, seq)
         return None if stored is None else bytes(stored).hex()
 
-    async def last_stream(self, lane: str, *, before: str | None = None) -> Receipt | None:
-        """Return the last record of the newest stream that `lane` opened, of those older than `before`."""
+    async def last_stream(self, lane: str, *, other_than: str) -> Receipt | None:
+        """Return the last record of the newest stream that `lane` opened, `other_than` left out."""
         async with _translated():
-            row = await self._open().fetchrow(_LAST_STREAM, lane, before)
+            row = await self._open().fetchrow(_LAST_STREAM, lane, other_than)
         if row is None:
             return None
         return Receipt(stream=row["stream"], seq=row["seq"], hash=bytes(row["hash"]).hex())
 
-    async def refusals(self, streams: Iterable[str]) -> tuple[tuple[str, Row], ...]:
-        """Return stream and record of each refused effect that no void record names yet."""
+    async def refusals(self, lane: str, *, other_than: str, streams: Iterable[str] = ()) -> tuple[Refusal, ...]:
+        """Return the records whose effect was refused and that no void names yet."""
         async with _translated():
-            rows = await self._open().fetch(_REFUSALS, list(streams))
+            rows = await self._open().fetch(_REFUSALS, lane, other_than, list(streams))
         return tuple(
-            (row["stream"], Row(seq=row["seq"], hash=bytes(row["hash"]), body=bytes(row["body"]))) for row in rows
+            Refusal(
+                receipt=Receipt(stream=row["stream"], seq=row["seq"], hash=bytes(row["hash"]).hex()),
+                kind=orjson.loads(row["body"])["kind"],
+            )
+            for row in rows
         )
 
     async def close(self) -> None:
@@ -165,7 +171,7 @@ async def _translated() -> AsyncIterator[None]:
         yield
     except asyncpg.PostgresError as error:
         text = f"{type(error).__name__}: {error}"
-        if error.sqlstate == _FORK:
+        if error.sqlstate in _FORK:
             raise Fork(text) from error
         if error.sqlstate.startswith(_VALUES):
             raise Rejected(text) from error

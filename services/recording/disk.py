@@ -74,7 +74,7 @@ class LocalDisk:
     def names(self, directory: Path) -> list[str]:
         """Return the names in a directory, sorted; none if it does not exist."""
         try:
-            return sorted(os.listdir(directory))
+            return sorted(path.name for path in directory.iterdir())
         except FileNotFoundError:
             return []
 

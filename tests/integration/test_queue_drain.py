@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 
 import asyncpg
 import pytest
-from queue_rows import OUTCOMES, Row, SqlDecider, Watch, entries, lapse_leases, outcomes, put, settle
+from queue_rows import OUTCOMES, Row, SqlDecider, Watch, entries, lapse_leases, make_due, outcomes, put, settle
 
 from intent_queue.drain import BATCH_PER_WINDOW, SLOW_S, START_WITHIN_S, Drain, PoisonIntent, Result
 from intent_queue.leader import Leader
@@ -118,6 +120,16 @@ async def test_a_closed_gate_lets_nothing_be_decided_but_time_still_runs_out(dra
     assert await outcomes(queue_pool) == [("int_late", "expired")]
 
 
+async def test_an_expiry_that_cannot_be_recorded_stops_the_tick_before_anything_is_claimed(drain, decider, queue_pool):
+    await put(queue_pool, Row("int_ready"), Row("int_late", expires_in_s=-1))
+    decider.fails["int_late"] = Result.NOT_DECIDED
+
+    report = await drain.tick()
+
+    assert (report.due, report.claimed, report.given_back, report.stopped) == (1, 0, 1, True)
+    assert decider.authorized == []
+
+
 async def test_an_overdue_intent_is_expired_once_and_never_evaluated(drain, decider, queue_pool):
     await put(
         queue_pool,
@@ -174,10 +186,26 @@ async def test_outages_without_end_never_park_an_intent(drain, decider, queue_po
     decider.fails = {f"int_{n:03}": Result.NOT_DECIDED for n in range(3)}
     for _ in range(3 * MAX_ATTEMPTS):
         assert (await drain.tick()).stopped
+        await make_due(queue_pool)
     decider.fails.clear()
 
     assert (await drain.tick()).finished == 3
     assert drain.pace.window == 1
+
+
+async def test_an_intent_that_alone_cannot_be_decided_does_not_hold_up_the_line(drain, decider, queue_pool):
+    """It is first every time, and would stop every tick."""
+    await put(queue_pool, *numbered(9))
+    decider.fails["int_000"] = Result.NOT_DECIDED
+    ticks = 0
+    while len(await outcomes(queue_pool)) < 8:
+        await drain.tick()
+        ticks += 1
+        assert ticks < 9
+
+    left = await entries(queue_pool)
+    assert set(left) == {"int_000"}
+    assert (left["int_000"]["state"], left["int_000"]["attempts"]) == ("waiting", 0)
 
 
 async def test_a_gate_that_closes_mid_slice_starts_nothing_more(drain, decider, gate, queue_pool):
@@ -219,7 +247,7 @@ async def test_poison_counts_attempts_with_growing_pauses_and_is_parked_at_the_f
         pause = await queue_pool.fetchval("SELECT extract(epoch FROM not_before - now()) FROM queue_entries")
         pauses.append(round(pause))
         assert (await drain.tick()).claimed == 0
-        await queue_pool.execute("UPDATE queue_entries SET not_before = now()")
+        await make_due(queue_pool)
 
     assert pauses == [1, 2, 4, 8, 16]
     assert report.parked == ("int_poison",)
@@ -300,11 +328,12 @@ async def test_a_cancelled_tick_gives_its_intents_back_without_counting(drain, d
 
 async def test_a_database_lost_mid_slice_costs_no_attempt(drain, decider, queue_pool):
     """What cannot be given back now is given back first thing, before its lease would count against it."""
-    await put(queue_pool, *numbered(10))
+    await put(queue_pool, *numbered(6))
 
     async def lose_the_queue(item):
+        first = not decider.fails
         decider.fails[item.intent_id] = Result.NOT_DECIDED
-        if await queue_pool.fetchval("SELECT to_regclass('queue_entries')") is not None:
+        if first:
             await queue_pool.execute("ALTER TABLE queue_entries RENAME TO away")
 
     decider.before = lose_the_queue
@@ -317,9 +346,12 @@ async def test_a_database_lost_mid_slice_costs_no_attempt(drain, decider, queue_
     decider.before = None
     decider.fails.clear()
 
-    report = await drain.tick()
+    reports = [await drain.tick()]
+    await make_due(queue_pool)
+    reports.append(await drain.tick())
 
-    assert (report.finished, report.reclaimed) == (10, 0)
+    assert sum(report.finished for report in reports) == 6
+    assert sum(report.reclaimed for report in reports) == 0
     assert {item.attempts for item in decider.authorized} == {0}
 
 
@@ -339,13 +371,32 @@ async def test_one_worker_leads_and_the_next_takes_over_when_its_connection_goes
         assert not await first.leads()
 
 
-async def test_a_leader_whose_connection_was_cut_does_not_lead_until_it_asked_again(queue_database):
-    async with Leader(queue_database.dsn) as leader:
-        assert await leader.leads()
+async def test_a_leader_whose_connection_was_cut_has_lost_the_lock(queue_database):
+    async with Leader(queue_database.dsn) as first, Leader(queue_database.dsn) as second:
+        assert await first.leads()
         await queue_database.end_sessions()
+        while not await second.leads():
+            pass
 
-        assert not await leader.leads()
+        assert not await first.leads()
+
+
+async def test_a_leader_whose_connection_hangs_does_not_lead(queue_database):
+    """The lock is still held somewhere; nobody may rely on it."""
+    watcher = await asyncpg.connect(queue_database.dsn)
+    async with Leader(queue_database.dsn, deadline_s=0.2) as leader:
         assert await leader.leads()
+        backend = await watcher.fetchval("SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND granted")
+        os.kill(backend, signal.SIGSTOP)
+        try:
+            assert not await leader.leads()
+            assert not await leader.leads()
+        finally:
+            os.kill(backend, signal.SIGCONT)
+        async with asyncio.timeout(10):
+            while not await leader.leads():
+                pass
+    await watcher.close()
 
 
 async def test_nobody_leads_while_the_database_cannot_be_reached(queue_database):

@@ -10,7 +10,8 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from queue_rows import OUTCOMES, Row, entries, lapse_leases, outcomes, put, settle
 
-from intent_queue import order, states
+from intent_queue import census, order, states
+from intent_queue.bounds import Bounds
 from intent_queue.drain import Result
 from intent_queue.item import Filters
 from intent_queue.order import Lane
@@ -96,6 +97,21 @@ async def test_what_is_deferred_held_parked_or_too_old_is_not_claimed(store, que
 
     assert ids(await store.claim(10, "w1")) == ["int_ready"]
     assert await store.claim(10, "w1") == []
+
+
+async def test_the_slot_of_the_oldest_keeps_to_the_same_rules(store, queue_pool):
+    """However old: deferred, overdue or held intents are nobody's turn."""
+    await put(
+        queue_pool,
+        *(Row(f"int_{n}", lane=0, age_s=100 - n) for n in range(9)),
+        Row("int_deferred", lane=3, age_s=800, not_before_in_s=60),
+        Row("int_overdue", lane=3, age_s=700, expires_in_s=-1),
+        Row("int_held", lane=3, age_s=600, state="held"),
+        Row("int_oldest", lane=3, age_s=500),
+        Row("int_next", lane=1, age_s=400),
+    )
+
+    assert ids(await store.claim(10, "w1")) == [*(f"int_{n}" for n in range(9)), "int_oldest"]
 
 
 async def test_concurrent_claims_share_no_intent_and_miss_none(queue_pool):
@@ -263,6 +279,31 @@ async def test_expiry_takes_the_most_overdue_first_and_no_more_than_asked(store,
     assert ids(await store.expired(2, "w1")) == ["int_a"]
 
 
+async def test_an_expiry_that_was_deferred_waits(store, queue_pool):
+    await put(
+        queue_pool,
+        Row("int_a", expires_in_s=-1, not_before_in_s=60),
+        Row("int_b", state="claimable", claim_in_s=-1, not_before_in_s=60),
+    )
+
+    assert await store.expired(10, "w1") == []
+
+
+async def test_concurrent_expiries_share_no_intent_and_miss_none(queue_pool):
+    await put(
+        queue_pool,
+        *(Row(f"int_{n:03}", expires_in_s=-1) for n in range(0, 200, 2)),
+        *(Row(f"int_{n:03}", state="claimable", claim_in_s=-1) for n in range(1, 200, 2)),
+    )
+    stores = [QueueStore(queue_pool) for _ in range(8)]
+
+    due = []
+    while batches := [batch for batch in await asyncio.gather(*(one.expired(9, "w") for one in stores)) if batch]:
+        due += [intent_id for batch in batches for intent_id in ids(batch)]
+
+    assert sorted(due) == [f"int_{n:03}" for n in range(200)]
+
+
 async def test_a_late_allow_whose_expiry_failed_is_claimable_again_and_never_decided_anew(store, queue_pool):
     """A lease taken to expire must not turn a late allow, or a hold, into an intent to decide."""
     await put(
@@ -406,6 +447,50 @@ async def test_a_database_that_is_away_is_one_exception_and_the_store_recovers(s
             answers.append(None)
             assert len(answers) < 20
     assert ids(answers[-1]) == ["int_a"]
+
+
+async def test_a_claim_that_stalls_halfway_is_ended_by_the_database(store):
+    """Its row locks would keep the recorder waiting."""
+    async with store._transaction() as connection:
+        assert await connection.fetchval("SHOW idle_in_transaction_session_timeout") == "1s"
+
+
+async def test_a_failed_transaction_leaves_no_connection_behind_in_the_middle_of_it(store, queue_pool):
+    pids = []
+
+    async def fail():
+        async with store._transaction() as connection:
+            pids.append(await connection.fetchval("SELECT pg_backend_pid()"))
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        await fail()
+
+    async with asyncio.timeout(10):
+        while await queue_pool.fetchval("SELECT count(*) FROM pg_stat_activity WHERE pid = $1", *pids):
+            pass
+
+
+async def test_the_census_keeps_the_bounds_fresh_and_the_last_count_outlives_an_outage(store, queue_pool):
+    bounds = Bounds()
+    await put(queue_pool, Row("int_a", agent="a"))
+    assert await census.count(bounds, store)
+    assert bounds.full("a", max_per_agent=1, max_total=9)
+    assert not bounds.full("b", max_per_agent=1, max_total=9)
+
+    await queue_pool.execute("ALTER TABLE queue_entries RENAME TO away")
+    bounds.parked("b", Lane.NORMAL)
+    assert not await census.count(bounds, store)
+    assert bounds.full("b", max_per_agent=1, max_total=9)
+
+    await queue_pool.execute("ALTER TABLE away RENAME TO queue_entries")
+    stop = asyncio.Event()
+    counting = asyncio.create_task(census.keep_counting(bounds, store, stop=stop, interval_s=0))
+    async with asyncio.timeout(10):
+        while bounds.full("b", max_per_agent=1, max_total=9):  # noqa: ASYNC110 - nothing announces a count
+            await asyncio.sleep(0)
+    stop.set()
+    await counting
 
 
 async def test_a_lock_that_somebody_holds_ends_in_time_and_claims_nothing(queue_pool):

@@ -9,6 +9,8 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from runtime_processes import alive, until
+
 from console.runtime import leash
 from console.runtime.children import Children, Command, run_once
 from console.runtime.failure import CommandFailed
@@ -24,21 +26,6 @@ def shell(name, script, **options):
 
 async def at_once():
     return True
-
-
-async def until(condition):
-    async with asyncio.timeout(30):
-        while not condition():
-            await asyncio.sleep(0.02)
-
-
-def alive(pid):
-    """Return whether a process runs; one that waits to be reaped does not."""
-    try:
-        status = Path(f"/proc/{pid}/stat").read_text()
-    except (FileNotFoundError, ProcessLookupError):
-        return False
-    return status.rpartition(")")[2].split()[0] != "Z"
 
 
 async def test_a_child_that_is_killed_runs_again_and_that_is_said(tmp_path):
@@ -61,7 +48,7 @@ async def test_a_child_that_cannot_start_is_given_up_with_the_end_of_its_log(tmp
         return False
 
     async with Children(logs=tmp_path, say=lambda _: None) as children:
-        with pytest.raises(CommandFailed, match=r"(?s)broken exited with status 3; .*giving up.*\n  no such luck"):
+        with pytest.raises(CommandFailed, match=r"(?s)broken .*exited with status 3; .*giving up.*\n  no such luck"):
             await children.start(shell("broken", "echo no such luck; exit 3"), never)
 
 
@@ -111,12 +98,18 @@ async def test_a_hurry_leaves_no_grace(tmp_path):
 
 
 async def test_the_body_s_error_passes_through_and_the_children_stop(tmp_path):
-    with pytest.raises(LookupError, match="mine"):
+    pids = []
+
+    async def body():
         async with Children(logs=tmp_path, say=lambda _: None) as children:
             await children.start(shell("sleeper", "exec sleep 600"), at_once)
-            pid = children.pids()["sleeper"]
+            pids.extend(children.pids().values())
             raise LookupError("mine")
-    assert not alive(pid)
+
+    with pytest.raises(LookupError, match="mine"):
+        await body()
+    assert len(pids) == 1
+    assert not alive(pids[0])
 
 
 async def test_a_command_that_fails_raises_with_its_output(tmp_path):
@@ -159,12 +152,16 @@ asyncio.run(main(Path(sys.argv[1])))
 
 
 async def test_a_supervisor_that_is_killed_leaves_no_child(tmp_path):
-    supervisor = subprocess.Popen([sys.executable, "-c", SUPERVISOR, str(tmp_path)], stdout=subprocess.PIPE, text=True)
-    with supervisor:
-        pids = [int(pid) for pid in supervisor.stdout.readline().split()]
-        assert len(pids) == 2
-        assert all(alive(pid) for pid in pids)
-        supervisor.kill()
+    supervisor = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", SUPERVISOR, str(tmp_path), stdout=asyncio.subprocess.PIPE
+    )
+    pids = [int(pid) for pid in (await supervisor.stdout.readline()).split()]
+    assert len(pids) == 2
+    assert all(alive(pid) for pid in pids)
+
+    supervisor.kill()
+    await supervisor.communicate()
+
     await until(lambda: not any(alive(pid) for pid in pids))
 
 

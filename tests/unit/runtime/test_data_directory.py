@@ -5,6 +5,7 @@ import stat
 from pathlib import Path
 
 import pytest
+
 from console.runtime.directory import (
     DataDirectory,
     DirectoryInUse,

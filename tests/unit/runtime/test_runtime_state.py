@@ -5,6 +5,7 @@ import stat
 from dataclasses import replace
 
 import pytest
+
 from console.runtime.directory import DataDirectory
 from console.runtime.failure import CommandFailed
 from console.runtime.state import Runtime, forget

@@ -1,0 +1,1 @@
+"""The outage story, played on real parts: what `holdfast demo` runs."""

@@ -1,0 +1,596 @@
+"""One writer of the log: chains at once, commits in groups, and falls back to a journal without losing its place.
+
+A lane is in one of four modes, and only its own task changes them:
+
+    DATABASE   groups are committed to PostgreSQL, and everything may be released on a commit
+    JOURNAL    groups are fsynced to the journal; what may not rest on one is refused before it is chained
+    CLOSED     neither takes records, or the histories differ: everything is refused
+    STOPPED    before `start` and after `stop`
+
+The way from DATABASE to JOURNAL is a commit *in doubt*: an exception, or no answer in time. The records may be stored
+or not, so the same rows go to the journal and later to the database again, where they are compared. The way back is at
+a batch boundary with everything drained, no write in flight, and the old connection fenced. Source: design 8.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import logging
+from collections import deque
+from typing import TYPE_CHECKING, Final
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from holdfast.audit.record import seal_message
+from holdfast.errors import AuditInvalid
+
+from services.audit.chain import link, void_kind
+from services.ports import RecordingFailed
+from services.recording import replay
+from services.recording.chained import Chained
+from services.recording.drain import Contact, Drain
+from services.recording.effects import EffectMalformed, EncodedEffect, close_refusal, encode
+from services.recording.frames import JournalCorrupt, JournalRow
+from services.recording.journal import JournalUnavailable
+from services.recording.mode import LaneCounters, LaneSettings, Mode, Unrecordable
+from services.recording.orphan import Orphan
+from services.recording.sink import Batch, Fork, Row, SinkFailed
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+
+    from holdfast.audit.record import Receipt
+    from holdfast.strict_json import JSON
+
+    from services.ports import Clock, Entry, Ids
+    from services.recording.journal import Journal
+    from services.recording.replay import Replayed
+    from services.recording.sink import AuditSink
+
+__all__ = ["Lane", "LaneCounters", "LaneSettings", "Mode", "Unrecordable"]
+
+_log = logging.getLogger(__name__)
+
+_CONNECT_LIMIT_S: Final = 10.0
+
+
+class Lane:
+    """The Recorder port. One event loop; `start` before and `stop` after."""
+
+    def __init__(
+        self,
+        sink: AuditSink,
+        journal: Journal,
+        clock: Clock,
+        ids: Ids,
+        *,
+        instance: str,
+        settings: LaneSettings | None = None,
+    ) -> None:
+        self._sink = sink
+        self._journal = journal
+        self._clock = clock
+        self._ids = ids
+        self._instance = instance
+        self._settings = LaneSettings() if settings is None else settings
+        self._lane = f"{instance}/{self._settings.name}"
+        self._mode = Mode.STOPPED
+        self._diverged = False
+        self._stopping = False
+        self._stream = ""
+        self._key = Ed25519PrivateKey.generate()  # lives here and nowhere else, and only as long as this process
+        self._head: Receipt | None = None
+        self._predecessor: Receipt | None = None
+        self._past_settled = False
+        self._waiting: deque[Chained] = deque()
+        self._waiting_bytes = 0
+        self._unplaced: list[Chained] = []  # in doubt, or refused by the journal: durable nowhere for certain
+        self._orphans: list[Orphan] = []
+        self._sink_ready = False
+        self._contact = Contact(sink, self._settings.commit_deadline_s)
+        self._drain = Drain(
+            sink, self._contact, self._settings, on_refused=self._on_refused_late, meanwhile=self._meanwhile
+        )
+        self._wake = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        self._recovery: asyncio.Task[None] | None = None
+        self._heartbeat: asyncio.Task[None] | None = None
+        self.on_mode_change: Callable[[bool], None] | None = None  # told `in_journal`, on the loop
+        self.counters = LaneCounters()
+
+    # --- what others see ------------------------------------------------------------------------------------------
+
+    @property
+    def mode(self) -> Mode:
+        """Return where records go now."""
+        return self._mode
+
+    @property
+    def accepting_commits(self) -> bool:
+        """Return whether an entry that needs a PostgreSQL commit may be appended."""
+        return self._mode is Mode.DATABASE
+
+    @property
+    def in_journal(self) -> bool:
+        """Return whether a running lane has no commits to offer."""
+        return self._mode in (Mode.JOURNAL, Mode.CLOSED)
+
+    @property
+    def diverged(self) -> bool:
+        """Return whether the database and this lane tell different histories. Never heals by itself."""
+        return self._diverged
+
+    @property
+    def journal_bytes(self) -> int:
+        """Return the journal bytes that PostgreSQL does not have yet."""
+        return self._journal.waiting_bytes
+
+    def append(self, entry: Entry) -> Chained:
+        """Chain the entry at once. Raises: RecordingFailed; Unrecordable if it never can be."""
+        if self._mode is Mode.STOPPED or self._stopping:
+            raise RecordingFailed("the recorder does not run")
+        if self._mode is Mode.CLOSED:
+            raise RecordingFailed("neither the database nor the journal takes records")
+        if self._mode is Mode.JOURNAL and not entry.journal_may_release:
+            raise RecordingFailed("the database takes no commits, and the journal may not release this")
+        if len(self._waiting) >= self._settings.waiting_rows or self._waiting_bytes >= self._settings.waiting_bytes:
+            raise RecordingFailed("too many records wait to become durable")
+        return self._chain(entry)
+
+    # --- start and stop -------------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Take the journal, bring what it holds to the database, open a stream. In journal mode if it is away.
+
+        Raises: DirectoryLocked, JournalCorrupt, JournalUnavailable, Fork; then nothing was started.
+        """
+        if self._mode is not Mode.STOPPED or self._stopping:
+            raise RuntimeError("a lane starts once")
+        await asyncio.to_thread(self._journal.open)
+        try:
+            self._stream = self._ids.new("str_")
+            try:
+                await self._contact.call(self._sink.connect(self._journal.identity), _CONNECT_LIMIT_S)
+                while await self._drain_frames():
+                    pass
+                self._predecessor = await self._contact.ask(self._sink.last_stream(self._lane, other_than=self._stream))
+                mode = Mode.DATABASE
+            except Fork:
+                raise
+            except SinkFailed as error:
+                _log.warning("the database is away at the start, recording to the journal: %s", error)
+                self._predecessor = await asyncio.to_thread(self._journal_tail)
+                mode = Mode.JOURNAL
+            self._chain_own("stream.open", self._opening())
+            if mode is Mode.DATABASE:
+                try:
+                    await self._settle_past()
+                except Fork:
+                    raise
+                except SinkFailed as error:
+                    _log.warning("the database left during the start, recording to the journal: %s", error)
+                    mode = Mode.JOURNAL
+        except BaseException:
+            self._sink.abandon()
+            await asyncio.to_thread(self._close_journals)
+            raise
+        self._sink_ready = mode is Mode.DATABASE
+        self._set_mode(mode)
+        if mode is Mode.JOURNAL:
+            self._lose_sink()
+        self._task = asyncio.create_task(self._run(), name=f"lane {self._lane}")
+        self._heartbeat = asyncio.create_task(self._beat(), name=f"heartbeat of lane {self._lane}")
+
+    async def stop(self) -> None:
+        """Make everything chained durable, close the stream, let go of connection and journal. Idempotent."""
+        task, self._task = self._task, None
+        if task is None:
+            return
+        self._stopping = True
+        self._wake.set()
+        try:
+            await task
+        finally:
+            for helper in (self._heartbeat, self._recovery):
+                if helper is not None:
+                    helper.cancel()
+                    await asyncio.wait({helper})
+            await self._sink.close()
+            await asyncio.to_thread(self._close_journals)
+
+    # --- chaining -------------------------------------------------------------------------------------------------
+
+    def _chain(self, entry: Entry) -> Chained:
+        try:
+            linked = link(self._stream, self._head, kind=entry.kind, at=entry.at, members=entry.members)
+            effect = entry.effect(linked.receipt) if callable(entry.effect) else entry.effect
+            encoded = None if effect is None else encode(effect)
+        except (AuditInvalid, EffectMalformed) as error:
+            raise Unrecordable(str(error)) from error
+        item = Chained(linked, kind=entry.kind, effect=encoded, may_release=entry.journal_may_release)
+        self._take_in(item)
+        return item
+
+    def _chain_own(
+        self,
+        kind: str,
+        members: Mapping[str, JSON] | None = None,
+        *,
+        effect: EncodedEffect | None = None,
+        settles: Chained | None = None,
+    ) -> Chained:
+        linked = link(self._stream, self._head, kind=kind, at=self._clock.now(), members=members)
+        item = Chained(linked, kind=kind, effect=effect, may_release=True, own=True, settles=settles)
+        self._take_in(item)
+        return item
+
+    def _take_in(self, item: Chained) -> None:
+        self._head = item.receipt
+        self._waiting.append(item)
+        self._waiting_bytes += _bytes(item)
+        self.counters.chained += 1
+        self._wake.set()
+
+    def _void(self, record: Receipt, kind: str, why: str, *, settles: Chained | None = None) -> Chained:
+        """Chain the record that says: this one stands in the log, and what it speaks of did not happen."""
+        place: dict[str, JSON] = {"seq": record.seq, "hash": record.hash}
+        if record.stream != self._stream:
+            place["stream"] = record.stream
+        self.counters.voided += 1
+        return self._chain_own(
+            void_kind(kind),
+            {"void": place, "why": why},
+            effect=close_refusal(record.stream, record.seq),
+            settles=settles,
+        )
+
+    def _opening(self) -> dict[str, JSON]:
+        public = self._key.public_key().public_bytes_raw()
+        members: dict[str, JSON] = {
+            "lane": self._lane,
+            "instance": self._instance,
+            "reason": "start",
+            "seal_key": base64.urlsafe_b64encode(public).rstrip(b"=").decode("ascii"),
+        }
+        if self._predecessor is not None:
+            members["predecessor"] = _place(self._predecessor)
+        return members
+
+    def _seal(self, head: Receipt) -> bytes:
+        return self._key.sign(seal_message(head))
+
+    # --- the lane's own task --------------------------------------------------------------------------------------
+
+    async def _run(self) -> None:
+        try:
+            closing: Chained | None = None
+            while True:
+                await self._release_orphans()
+                idle = not self._waiting and not self._unplaced
+                if self._stopping and (idle or self._mode is Mode.CLOSED):
+                    if closing is not None or self._mode is Mode.CLOSED:
+                        break
+                    closing = self._chain_own("stream.close", {"reason": "stop"})
+                if self._mode is Mode.DATABASE:
+                    await self._database_turn()
+                else:
+                    await self._journal_turn()
+        finally:
+            for item in (*self._unplaced, *self._waiting):
+                item.fail("the recorder stopped")
+            if not self._stopping:
+                _log.critical("lane %s ended by itself, and takes nothing any more", self._lane)
+            self._set_mode(Mode.STOPPED if self._stopping else Mode.CLOSED)
+
+    async def _wait_for_work(self, limit_s: float | None = None) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(limit_s):
+                await self._wake.wait()
+
+    async def _beat(self) -> None:
+        while True:
+            await asyncio.sleep(self._settings.heartbeat_s)
+            if self._mode in (Mode.DATABASE, Mode.JOURNAL) and not self._stopping:
+                self._chain_own("stream.heartbeat", {"waiting": len(self._waiting)})
+
+    def _set_mode(self, mode: Mode) -> None:
+        before, self._mode = self.in_journal, mode
+        if before is not self.in_journal:
+            _log.warning("lane %s records to the %s now", self._lane, mode)
+            if self.on_mode_change is not None:
+                self.on_mode_change(self.in_journal)
+
+    # --- database mode --------------------------------------------------------------------------------------------
+
+    async def _database_turn(self) -> None:
+        self._wake.clear()
+        if not self._waiting:
+            if not self._stopping:
+                await self._wait_for_work()
+            return
+        group = self._take_group()
+        # What a journal may release does not wait long for a database that hesitates.
+        hedged = all(item.may_release for item in group)
+        limit_s = self._settings.hedge_s if hedged else self._settings.commit_deadline_s
+        began = self._clock.monotonic()
+        try:
+            refused = await self._contact.call(self._sink.commit_batch(self._batch(group)), limit_s)
+        except SinkFailed as error:
+            # Stored or not, nobody knows. Whatever happens next, happens to these very rows.
+            _log.warning("a commit of %d records is in doubt: %s", len(group), error)
+            self.counters.in_doubt += 1
+            self._unplaced = group
+            self._lose_sink()
+            self._set_mode(Mode.JOURNAL)
+            return
+        self.counters.batches += 1
+        self.counters.committed += len(group)
+        self.counters.commit_seconds += self._clock.monotonic() - began
+        for index, item in enumerate(group):
+            if index in refused:
+                self.counters.refused += 1
+                item.voided = True
+                self._void(item.receipt, item.kind, "effect_refused", settles=item)
+            else:
+                item.settle(in_journal=False)
+
+    def _take_group(self) -> list[Chained]:
+        group: list[Chained] = []
+        size = 0
+        while self._waiting and len(group) < self._settings.group_rows:
+            size += _bytes(self._waiting[0])
+            if group and size > self._settings.group_bytes:
+                break
+            item = self._waiting.popleft()
+            self._waiting_bytes -= _bytes(item)
+            group.append(item)
+        return group
+
+    def _all_waiting(self) -> list[Chained]:
+        taken = list(self._waiting)
+        self._waiting.clear()
+        self._waiting_bytes = 0
+        return taken
+
+    def _batch(self, group: Sequence[Chained]) -> Batch:
+        return Batch(
+            stream=self._stream,
+            prev=bytes.fromhex(group[0].prev),
+            rows=[
+                Row(seq=item.receipt.seq, hash=bytes.fromhex(item.receipt.hash), body=item.body, effect=item.effect)
+                for item in group
+            ],
+            seal=self._seal(group[-1].receipt),
+        )
+
+    # --- journal mode ---------------------------------------------------------------------------------------------
+
+    async def _journal_turn(self) -> None:
+        self._wake.clear()
+        if self._diverged:
+            if not self._stopping:
+                await self._wait_for_work()
+            return
+        closed = self._mode is Mode.CLOSED
+        if not closed and (self._unplaced or self._waiting) and not await self._write_journal():
+            return
+        if self._sink_ready:
+            await self._return_to_database()
+        elif closed:
+            await self._wait_for_work(self._settings.journal_retry_s)
+            if not self._stopping:
+                await self._write_journal()
+        elif not self._stopping:
+            await self._wait_for_work()
+
+    def _form_frame(self) -> list[Chained]:
+        """Take everything that is chained, and void in the same breath what will not be released."""
+        frame = self._unplaced = [*self._unplaced, *self._all_waiting()]
+        for item in list(frame):
+            if not item.may_release:
+                item.released = False
+            if not item.released and not item.voided and not item.own:
+                item.voided = True
+                self._void(item.receipt, item.kind, "not_released")
+        frame += self._all_waiting()
+        return frame
+
+    def _journal_rows(self, frame: Sequence[Chained]) -> list[JournalRow]:
+        last = len(frame) - 1
+        return [
+            JournalRow(
+                body=item.body,
+                seal=self._seal(item.receipt)
+                if n == last or n % self._settings.group_rows == self._settings.group_rows - 1
+                else None,
+                released=item.released,
+                effect=item.effect,
+            )
+            for n, item in enumerate(frame)
+        ]
+
+    async def _write_journal(self) -> bool:
+        """Journal everything that is chained, and answer; return whether the journal took it."""
+        frame = self._form_frame()
+        try:
+            await asyncio.to_thread(self._journal.write, self._journal_rows(frame))
+        except JournalUnavailable as error:
+            _log.critical("neither the database nor the journal takes records: %s", error)
+            self._refuse(frame, str(error))
+            self._set_mode(Mode.CLOSED)
+            return False
+        self._unplaced = []
+        self.counters.journalled += len(frame)
+        self._answer(frame, in_journal=True)
+        if self._mode is Mode.CLOSED:
+            self._set_mode(Mode.JOURNAL)
+        return True
+
+    def _refuse(self, frame: Iterable[Chained], why: str) -> None:
+        """Tell everybody no. The records keep their place in the chain, and are voided when it can be written."""
+        for item in frame:
+            if not item.own:
+                item.released = False
+            item.fail(why)
+
+    @staticmethod
+    def _answer(frame: Iterable[Chained], *, in_journal: bool) -> None:
+        for item in frame:
+            if item.released:
+                item.settle(in_journal=in_journal)
+            else:
+                item.fail("the commit is in doubt, and the journal may not release this")
+
+    # --- the way back ---------------------------------------------------------------------------------------------
+
+    def _lose_sink(self) -> None:
+        """Drop the connection and let the recovery task get another. It connects and fences, and nothing else."""
+        self._sink.abandon()
+        self._sink_ready = False
+        if self._recovery is None or self._recovery.done():
+            self._recovery = asyncio.create_task(self._recover(), name=f"recovery of lane {self._lane}")
+
+    async def _recover(self) -> None:
+        pause_s = self._settings.reconnect_first_s
+        while True:
+            try:
+                await self._contact.call(self._sink.connect(self._journal.identity), _CONNECT_LIMIT_S)
+            except SinkFailed as error:
+                _log.info("the database is still away: %s", error)
+            else:
+                break
+            await asyncio.sleep(pause_s)
+            pause_s = min(2 * pause_s, self._settings.reconnect_last_s)
+        self._sink_ready = True
+        self._wake.set()
+
+    async def _return_to_database(self) -> None:
+        """One step: drain some, and once nothing is left anywhere, flip."""
+        try:
+            if await self._drain_frames():
+                return
+            if self._unplaced:
+                await self._drain_unplaced()
+                return
+            if not self._past_settled:
+                await self._settle_past()
+            # Nothing is in the journal and nothing is in flight: whatever waits now follows the last stored record.
+            self.counters.returns += 1
+            self._set_mode(Mode.DATABASE)
+        except (Fork, JournalCorrupt) as error:
+            self._diverged = True
+            _log.critical("lane %s stays closed, a human has to look: %s", self._lane, error)
+            self._refuse((*self._unplaced, *self._waiting), "the histories differ")
+            self._sink.abandon()
+            self._set_mode(Mode.CLOSED)
+        except SinkFailed as error:
+            _log.info("the database left again: %s", error)
+            self._lose_sink()
+        except JournalUnavailable as error:
+            _log.error("the journal cannot be drained: %s", error)
+            await self._wait_for_work(self._settings.journal_retry_s)
+
+    async def _drain_frames(self) -> bool:
+        """Bring the oldest frames to the database and forget them; return whether there were any."""
+        found = await asyncio.to_thread(self._drain.read, self._journal, 0)
+        if found is None:
+            return False
+        count, records = found
+        await self._drain.store(records)
+        self.counters.drained += len(records)
+        await asyncio.to_thread(self._journal.drained, count)
+        return True
+
+    def _on_refused_late(self, record: Replayed) -> None:
+        # Refusals of older streams are asked for when the past is settled.
+        if record.receipt.stream == self._stream:
+            self.counters.refused += 1
+            self._void(record.receipt, record.kind, "effect_refused")
+
+    async def _meanwhile(self) -> None:
+        """Go on journalling while the database takes its time, so that it delays nobody's answer."""
+        if self._waiting and self._mode is Mode.JOURNAL:
+            await self._write_journal()
+
+    async def _drain_unplaced(self) -> None:
+        """Store what the journal did not take. Its callers were refused, so its effects are not applied."""
+        frame = self._form_frame()
+        await self._drain.store(replay.read(self._journal_rows(frame)))
+        self._unplaced = []
+        self._answer(frame, in_journal=False)
+
+    # --- the past -------------------------------------------------------------------------------------------------
+
+    def _journal_tail(self) -> Receipt | None:
+        """Return the last record that an earlier process left in the journal."""
+        tail, skip = None, 0
+        while (found := self._drain.read(self._journal, skip)) is not None:
+            skip += found[0]
+            tail = found[1][-1].receipt
+        return tail
+
+    async def _settle_past(self) -> None:
+        """Say what became of earlier streams, once the database can be asked. Raises: SinkFailed."""
+        # 1. Who came before? Known at the start, unless the database was away.
+        predecessor = await self._contact.ask(self._sink.last_stream(self._lane, other_than=self._stream))
+        if predecessor is not None and predecessor != self._predecessor:
+            self._chain_own("stream.adopt", {"predecessor": _place(predecessor), "why": "unknown_at_open"})
+            self._predecessor = predecessor
+        # 2. Journals of processes that are gone.
+        if not self._orphans:
+            self._orphans = [Orphan(journal) for journal in await asyncio.to_thread(self._journal.orphans)]
+        for orphan in list(self._orphans):
+            await self._adopt(orphan)
+        # 3. Effects that were refused, and whose void a crash prevented.
+        streams = {stream for orphan in self._orphans for stream in orphan.tails}
+        refusals = await self._contact.ask(self._sink.refusals(self._lane, other_than=self._stream, streams=streams))
+        voids = [self._void(refusal.receipt, refusal.kind, "effect_refused") for refusal in refusals]
+        for orphan in self._orphans:
+            orphan.written += voids
+        self._past_settled = True
+
+    async def _adopt(self, orphan: Orphan) -> None:
+        """Bring the records of a process that is gone to the database, and say so. Raises: SinkFailed."""
+        if orphan.written:
+            return
+        try:
+            await self._contact.ask(self._sink.fence(orphan.journal.identity))
+            orphan.frames = 0
+            while (found := await asyncio.to_thread(self._drain.read, orphan.journal, orphan.frames)) is not None:
+                await self._drain.store(found[1])
+                orphan.frames += found[0]
+                orphan.tails |= {record.receipt.stream: record.receipt for record in found[1]}
+        except (Fork, JournalCorrupt, JournalUnavailable) as error:
+            # Its files stay as they are; this lane's own history does not depend on them.
+            _log.critical("an orphaned journal cannot be taken over, a human has to look: %s", error)
+            self._orphans.remove(orphan)
+            await asyncio.to_thread(orphan.journal.close)
+            return
+        orphan.written = [
+            self._chain_own("stream.adopt", {"predecessor": _place(tail), "why": "orphaned_journal"})
+            for tail in orphan.tails.values()
+        ]
+
+    async def _release_orphans(self) -> None:
+        """Delete the journals of others once everything that was said about them is durable."""
+        if not self._past_settled or not self._orphans or self._diverged:
+            return
+        if all(item.done for orphan in self._orphans for item in orphan.written):
+            orphans, self._orphans = self._orphans, []
+            for orphan in orphans:
+                await asyncio.to_thread(orphan.discard)
+
+    def _close_journals(self) -> None:
+        for orphan in self._orphans:
+            orphan.journal.close()
+        self._orphans = []
+        self._journal.close()
+
+
+def _bytes(item: Chained) -> int:
+    return len(item.body) + (0 if item.effect is None else len(item.effect.members))
+
+
+def _place(receipt: Receipt) -> dict[str, JSON]:
+    return {"stream": receipt.stream, "seq": receipt.seq, "hash": receipt.hash}

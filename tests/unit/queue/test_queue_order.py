@@ -1,0 +1,162 @@
+"""Who is next, how fast, and whether one more may wait."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from holdfast.intent import Priority
+
+from intent_queue.bounds import Bounds, Depth, LaneDepth
+from intent_queue.order import (
+    MAX_BOOST_S,
+    MAX_RETRY_AFTER_S,
+    Lane,
+    Slot,
+    boost_s,
+    pick,
+    rank_at,
+    retry_after_s,
+    slot,
+)
+from intent_queue.pace import CAP, GOOD_PER_STEP, START, Pace
+from intent_queue.states import State
+
+NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
+
+
+def test_a_hint_earns_at_most_what_policy_gives():
+    assert [boost_s(hint, 1000) for hint in Priority] == [0, 0, 30, 60]
+    assert [boost_s(hint, 45) for hint in Priority] == [0, 0, 30, 45]
+    assert [boost_s(hint, 0) for hint in Priority] == [0, 0, 0, 0]
+
+
+@pytest.mark.parametrize("cap", [-1, float("nan")])
+def test_a_cap_that_is_no_cap_is_refused(cap):
+    with pytest.raises(ValueError, match="cap"):
+        boost_s(Priority.CRITICAL, cap)
+
+
+def test_a_rank_is_the_time_of_queueing_less_the_boost():
+    assert rank_at(NOON, 60) == NOON - timedelta(minutes=1)
+    assert rank_at(NOON, 0) == NOON
+
+
+@pytest.mark.parametrize("boost", [-1, MAX_BOOST_S + 1, float("nan")])
+def test_a_boost_out_of_range_is_refused(boost):
+    with pytest.raises(ValueError, match="boost"):
+        rank_at(NOON, boost)
+
+
+def test_a_rank_of_a_naive_time_is_refused():
+    with pytest.raises(ValueError, match="aware"):
+        rank_at(NOON.replace(tzinfo=None), 0)
+
+
+def test_every_tenth_slot_belongs_to_the_oldest():
+    assert [number for number in range(35) if slot(number) is Slot.OLDEST] == [9, 19, 29]
+
+
+def test_lanes_are_named_as_on_the_wire():
+    assert [lane.label for lane in Lane] == ["safety", "critical", "normal", "bulk"]
+
+
+def test_picking_alternates_at_the_tenth_slot_and_takes_none_twice():
+    in_line = list("abcdefghijklm")
+    by_age = list("amlkjihgfedcb")
+
+    assert "".join(pick(0, 12, in_line, by_age)) == "abcdefghimjk"
+    assert "".join(pick(9, 3, in_line, by_age)) == "abc"
+    assert pick(0, 5, [], []) == []
+
+
+def test_retries_are_spread_over_half_as_much_again_and_bounded():
+    assert retry_after_s(10, 0.0) == 10
+    assert retry_after_s(10, 0.99) == 15
+    assert retry_after_s(0, 0.5) == 1
+    assert retry_after_s(float("inf"), 0.99) == MAX_RETRY_AFTER_S
+    for wait, fraction in ((-1, 0.5), (float("nan"), 0.5), (1, 1.0), (1, -0.1)):
+        with pytest.raises(ValueError, match=r"wait|fraction"):
+            retry_after_s(wait, fraction)
+
+
+def test_the_pace_starts_small_grows_slowly_yields_fast_and_has_a_cap():
+    pace = Pace()
+    assert pace.window == START
+    for _ in range(GOOD_PER_STEP):
+        pace = pace.after_good()
+    assert pace == Pace(window=START + 1)
+    assert Pace(window=10, good=7).after_trouble() == Pace(window=6)
+    assert Pace(window=1).after_trouble() == Pace(window=1)
+    assert Pace(window=CAP, good=GOOD_PER_STEP - 1).after_good() == Pace(window=CAP)
+
+
+@pytest.mark.parametrize("kind", [{"window": 0}, {"window": CAP + 1}, {"good": -1}, {"good": GOOD_PER_STEP}])
+def test_a_pace_that_stands_still_or_races_cannot_be_built(kind):
+    with pytest.raises(ValueError, match=r"window|good"):
+        Pace(**kind)
+
+
+def depth(**by_agent):
+    total = sum(by_agent.values())
+    lanes = dict.fromkeys(Lane, LaneDepth(count=0, oldest_age_s=0.0)) | {
+        Lane.NORMAL: LaneDepth(count=total, oldest_age_s=5.0)
+    }
+    return Depth(by_agent=by_agent, by_lane=lanes, by_state={State.WAITING: total})
+
+
+def full(bounds, agent, *, mine=3, all_of_us=5):
+    return bounds.full(agent, max_per_agent=mine, max_total=all_of_us)
+
+
+def test_a_queue_that_was_never_counted_is_full():
+    assert full(Bounds(), "a", mine=1000, all_of_us=1000)
+
+
+def test_what_was_let_in_counts_before_the_table_is_counted_again():
+    bounds = Bounds()
+    bounds.refreshed(depth(a=1, b=1))
+    for _ in range(2):
+        assert not full(bounds, "a")
+        bounds.parked("a", Lane.NORMAL)
+
+    assert full(bounds, "a")
+    assert not full(bounds, "b")
+    bounds.parked("c", Lane.BULK)
+    assert full(bounds, "b")
+
+
+def test_a_count_replaces_what_it_saw_and_keeps_what_came_after_it_began():
+    bounds = Bounds()
+    bounds.refreshed(depth())
+    bounds.parked("a", Lane.NORMAL)
+    bounds.refreshing()
+    bounds.parked("a", Lane.NORMAL)
+    bounds.refreshed(depth(a=1))
+    assert not full(bounds, "a")
+
+    bounds.refreshing()
+    bounds.refreshed(depth(a=2))
+    assert not full(bounds, "a")
+    assert full(bounds, "a", mine=2)
+
+
+def test_a_failed_count_forgets_nobody():
+    bounds = Bounds()
+    bounds.refreshed(depth())
+    for _ in range(3):
+        bounds.parked("a", Lane.NORMAL)
+        bounds.refreshing()
+
+    assert full(bounds, "a")
+    assert not full(bounds, "b")
+
+
+def test_a_place_in_line_counts_own_and_better_lanes():
+    bounds = Bounds()
+    bounds.refreshed(depth(a=4))
+
+    assert bounds.parked("a", Lane.NORMAL) == 5
+    assert bounds.parked("a", Lane.SAFETY) == 1
+    assert bounds.parked("b", Lane.BULK) == 7
+    assert bounds.parked("b", Lane.NORMAL) == 7

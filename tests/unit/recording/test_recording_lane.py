@@ -1,0 +1,697 @@
+"""What a lane promises, with one thing broken at a time."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from pathlib import Path
+
+import orjson
+import pytest
+from fakes.recording import Fault, MemoryDatabase, MemorySink
+from fakes.recording_disk import MemoryDisk
+from fakes.recording_entries import AT, consume, open_intent, verify, waiting_intent
+
+from services.ports import Entry, RecordingFailed
+from services.recording.disk import DirectoryLocked
+from services.recording.frames import JournalCorrupt
+from services.recording.journal import Journal
+from services.recording.lane import Lane, LaneSettings, Mode, Unrecordable
+from services.recording.sink import Fork
+from services.system import SystemClock, SystemIds
+
+ROOT = Path("/data/journal")
+FAST = LaneSettings(
+    hedge_s=0.02, commit_deadline_s=0.04, reconnect_first_s=0.001, reconnect_last_s=0.002, journal_retry_s=0.001
+)
+
+
+class Recorder:
+    """A database, a disk, and the processes that use them one after the other."""
+
+    def __init__(self, settings: LaneSettings = FAST) -> None:
+        self.database = MemoryDatabase()
+        self.disk = MemoryDisk()
+        self.settings = settings
+        self.lanes: list[Lane] = []
+
+    async def start(self, instance: str = "a") -> Lane:
+        journal = Journal(ROOT / instance, max_bytes=1 << 20, disk=self.disk)
+        lane = Lane(
+            MemorySink(self.database), journal, SystemClock(), SystemIds(), instance=instance, settings=self.settings
+        )
+        self.lanes.append(lane)
+        await lane.start()
+        return lane
+
+    async def crash(self, lane: Lane, *, power: bool = False) -> None:
+        """End the process: nothing it had in memory is left."""
+        for task in (lane._task, lane._heartbeat, lane._recovery):
+            if task is not None:
+                task.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await task
+        lane._task = None
+        lane._sink.abandon()
+        self.disk.crash(power=power)
+
+    async def until(self, condition) -> None:
+        async with asyncio.timeout(10):
+            while not condition():  # noqa: ASYNC110 - a fake has no event for everything
+                await asyncio.sleep(0.001)
+
+    async def restored(self, lane: Lane) -> None:
+        await self.until(lambda: lane.mode is Mode.DATABASE)
+
+    def log(self) -> list:
+        """Return every record of every stream, each stream verified."""
+        return [found for name in sorted(self.database.tables.records) for found in verify(self._stored(name))]
+
+    def _stored(self, name: str) -> list:
+        return self.database.tables.records[name]
+
+    def kinds(self) -> list[str]:
+        return [found.kind for found in self.log()]
+
+
+@pytest.fixture
+async def world():
+    recorder = Recorder()
+    yield recorder
+    for lane in recorder.lanes:
+        with contextlib.suppress(asyncio.CancelledError):
+            await lane.stop()
+
+
+def allow(n=1, **changes) -> Entry:
+    values = {"effect": open_intent(f"int_{n}", jti=f"jti_{n}")}
+    return Entry(**({"kind": "decision", "at": AT, "members": {"n": n}} | values | changes))
+
+
+def denial(n=1, **changes) -> Entry:
+    values = {"effect": waiting_intent(f"int_{n}"), "journal_may_release": True}
+    return Entry(**({"kind": "decision", "at": AT, "members": {"n": n}} | values | changes))
+
+
+def voids(log) -> dict[int, str]:
+    return {found.members["void"]["seq"]: found.members["why"] for found in log if found.kind.endswith(".void")}
+
+
+# --- the way it should be ---------------------------------------------------------------------------------------------
+
+
+async def test_a_record_is_chained_at_once_and_durable_when_settled(world):
+    lane = await world.start()
+    pending = lane.append(allow())
+    assert orjson.loads(pending.body)["n"] == 1
+
+    settled = await pending.settled()
+
+    assert (settled.receipt, settled.applied, settled.in_journal) == (pending.receipt, True, False)
+    (found,) = [found for found in world.log() if found.kind == "decision"]
+    assert (found.receipt, found.body) == (pending.receipt, pending.body)
+    assert world.database.tables.intents["int_1"]["status"] == "granted"
+
+
+async def test_a_stream_opens_with_its_seal_key_and_closes(world):
+    lane = await world.start()
+    await lane.append(denial()).settled()
+    await lane.stop()
+    opened, _, closed = world.log()
+    assert opened.members.keys() >= {"lane", "instance", "reason", "seal_key"}
+    assert "predecessor" not in opened.members
+    assert (opened.members["lane"], closed.kind) == ("a/main", "stream.close")
+
+
+async def test_the_next_stream_names_the_last_record_of_the_one_before(world):
+    lane = await world.start()
+    await lane.stop()
+    last = world.log()[-1]
+    again = await world.start()
+    await again.append(denial()).settled()
+    opened = [found for found in world.log() if found.kind == "stream.open"][-1]
+    assert opened.members["predecessor"] == {"stream": last.stream, "seq": last.seq, "hash": last.hash}
+
+
+async def test_what_waits_together_is_committed_together(world):
+    lane = await world.start()
+    await lane.append(denial(0)).settled()
+    before = lane.counters.batches
+    await asyncio.gather(*(lane.append(denial(n)).settled() for n in range(1, 200)))
+    assert lane.counters.batches <= before + 2
+    assert len(world.log()) == 201
+
+
+async def test_a_group_is_bounded(world):
+    world.settings = LaneSettings(group_rows=10, drain_rows=10)
+    lane = await world.start()
+    await asyncio.gather(*(lane.append(denial(n)).settled() for n in range(95)))
+    assert lane.counters.batches >= 10
+
+
+async def test_an_effect_may_name_the_receipt_of_its_record(world):
+    lane = await world.start()
+    pending = lane.append(allow(effect=lambda receipt: open_intent(envelope={"rcp": str(receipt)})))
+    await pending.settled()
+    assert world.database.tables.intents["int_1"]["envelope"] == {"rcp": str(pending.receipt)}
+
+
+async def test_a_heartbeat_makes_silence_a_finding(world):
+    world.settings = LaneSettings(heartbeat_s=0.001)
+    await world.start()
+    await world.until(
+        lambda: any(b'"stream.heartbeat"' in b for s in world.database.tables.records for b in world.database.bodies(s))
+    )
+
+
+async def test_a_caller_that_gives_up_takes_the_answer_from_nobody(world):
+    lane = await world.start()
+    pending = lane.append(allow())
+    waiting = asyncio.create_task(pending.settled())
+    await asyncio.sleep(0)
+    waiting.cancel()
+    assert (await pending.settled()).applied
+
+
+# --- refused effects --------------------------------------------------------------------------------------------------
+
+
+async def test_a_refused_effect_is_answered_after_its_void_is_durable(world):
+    lane = await world.start()
+    await lane.append(allow()).settled()
+    second = lane.append(allow())
+    settled = await second.settled()
+    assert (settled.applied, settled.in_journal) == (False, False)
+    log = world.log()
+    assert voids(log) == {second.receipt.seq: "effect_refused"}
+    assert log[-1].members["void"] == {"seq": second.receipt.seq, "hash": second.receipt.hash}
+    assert not world.database.tables.refused
+
+
+async def test_the_void_of_another_kind_keeps_its_first_part(world):
+    lane = await world.start()
+    assert not (await lane.append(Entry(kind="token.consumed", at=AT, effect=consume())).settled()).applied
+    assert "token.void" in world.kinds()
+
+
+async def test_a_refused_effect_whose_void_is_in_doubt_is_answered_from_the_journal(world):
+    lane = await world.start()
+    await lane.append(allow()).settled()
+    world.database.faults.extend([None, Fault.REFUSE])
+    second = lane.append(allow())
+    settled = await second.settled()
+    assert (settled.applied, settled.in_journal) == (False, True)
+    await world.restored(lane)
+    assert voids(world.log()) == {second.receipt.seq: "effect_refused"}
+    assert not world.database.tables.refused
+
+
+async def test_a_permission_in_doubt_whose_effect_was_refused_gets_one_void(world):
+    lane = await world.start()
+    await lane.append(allow()).settled()
+    world.database.faults.append(Fault.RAISE_AFTER_COMMIT)
+    second = lane.append(allow())
+    with pytest.raises(RecordingFailed):
+        await second.settled()
+    await world.restored(lane)
+    assert [found.kind for found in world.log()].count("decision.void") == 1
+    assert not world.database.tables.refused
+
+
+async def test_a_void_that_a_crash_prevented_is_written_by_the_next_stream(world):
+    lane = await world.start()
+    await lane.append(allow()).settled()
+    world.database.faults.extend([None, Fault.HANG])
+    second = lane.append(allow())
+    await world.until(lambda: world.database.in_flight)
+    await world.crash(lane)
+    again = await world.start()
+    await again.append(denial(9)).settled()
+    (void,) = [found for found in world.log() if found.kind == "decision.void"]
+    assert void.members["void"] == {
+        "stream": second.receipt.stream,
+        "seq": second.receipt.seq,
+        "hash": second.receipt.hash,
+    }
+
+
+# --- what can never be recorded -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        allow(members={"price": 1.5}),
+        allow(members={"nothing": None}),
+        allow(members={"seq": 1}),
+        allow(members={"Upper": 1}),
+        allow(members={"lone": "\ud800"}),
+        allow(kind="Decision"),
+        allow(at=AT.replace(tzinfo=None)),
+        allow(members={"huge": "x" * (1 << 20)}),
+        allow(effect=open_intent(reason_code="NUL \x00")),
+        allow(effect=open_intent(status="sideways")),
+        allow(effect=open_intent(idempotency_key="k" * 1025)),
+        allow(effect=open_intent(request_digest="short")),
+        allow(effect=open_intent(envelope={"x": {"y": "\x00"}})),
+    ],
+)
+async def test_what_can_never_be_recorded_is_refused_and_leaves_no_trace(world, entry):
+    lane = await world.start()
+    with pytest.raises(Unrecordable):
+        lane.append(entry)
+    await lane.append(denial()).settled()
+    assert world.kinds() == ["stream.open", "decision"]
+
+
+async def test_an_escaped_backslash_before_a_digit_is_no_nul(world):
+    lane = await world.start()
+    await lane.append(allow(effect=open_intent(envelope={"x": "\\u0000"}))).settled()
+    assert world.database.tables.intents["int_1"]["envelope"] == {"x": "\\u0000"}
+
+
+async def test_before_start_and_after_stop_nothing_is_taken(world):
+    journal = Journal(ROOT / "a", disk=world.disk)
+    lane = Lane(MemorySink(world.database), journal, SystemClock(), SystemIds(), instance="a", settings=FAST)
+    with pytest.raises(RecordingFailed):
+        lane.append(denial())
+    await lane.start()
+    await lane.stop()
+    with pytest.raises(RecordingFailed):
+        lane.append(denial())
+
+
+async def test_a_lane_that_is_flooded_refuses_rather_than_grows(world):
+    world.settings = LaneSettings(group_rows=4, waiting_rows=4, drain_rows=4)
+    lane = await world.start()
+    taken = []
+    with pytest.raises(RecordingFailed):
+        for n in range(10):
+            taken.append(lane.append(denial(n)))
+    assert 0 < len(taken) <= 4
+    await asyncio.gather(*(pending.settled() for pending in taken))
+
+
+# --- a commit in doubt --------------------------------------------------------------------------------------------------
+
+IN_DOUBT = [Fault.REFUSE, Fault.RAISE_AFTER_COMMIT, Fault.HANG, Fault.HANG_THEN_COMMIT, Fault.REJECT]
+
+
+@pytest.mark.parametrize("fault", IN_DOUBT)
+async def test_a_permission_in_doubt_is_refused_and_voided(world, fault):
+    lane = await world.start()
+    await lane.append(denial(0)).settled()
+    world.database.faults.append(fault)
+    pending = lane.append(allow())
+
+    with pytest.raises(RecordingFailed):
+        await pending.settled()
+
+    await world.restored(lane)
+    log = world.log()
+    assert voids(log) == {pending.receipt.seq: "not_released"}
+    assert [found.receipt for found in log].count(pending.receipt) == 1
+    stored = world.database.tables.intents.get("int_1")
+    assert (stored is not None) is (fault in (Fault.RAISE_AFTER_COMMIT, Fault.HANG_THEN_COMMIT))
+
+
+@pytest.mark.parametrize("fault", IN_DOUBT)
+async def test_a_denial_in_doubt_is_released_by_the_journal_and_reaches_the_database_once(world, fault):
+    lane = await world.start()
+    await lane.append(denial(0)).settled()
+    world.database.faults.append(fault)
+    pending = lane.append(denial())
+
+    settled = await pending.settled()
+
+    assert settled.in_journal
+    await world.restored(lane)
+    log = world.log()
+    assert [found.receipt for found in log].count(pending.receipt) == 1
+    assert voids(log) == {}
+    assert world.database.tables.queue["int_1"]["state"] == "waiting"
+
+
+async def test_a_denial_does_not_wait_as_long_as_a_permission(world):
+    world.settings = LaneSettings(hedge_s=0.01, commit_deadline_s=3600)
+    lane = await world.start()
+    await lane.append(denial(0)).settled()
+    world.database.up = False
+    world.database.faults.append(Fault.HANG)
+    async with asyncio.timeout(10):
+        assert (await lane.append(denial()).settled()).in_journal
+    world.database.up = True
+
+
+async def test_everything_chained_behind_a_commit_in_doubt_keeps_its_place(world):
+    lane = await world.start()
+    await lane.append(denial(0)).settled()
+    world.database.faults.append(Fault.HANG)
+    first = lane.append(allow(1))
+    await world.until(lambda: world.database.in_flight)
+    behind = [lane.append(allow(n) if n % 2 else denial(n)) for n in range(2, 8)]
+
+    answers = await asyncio.gather(*(pending.settled() for pending in [first, *behind]), return_exceptions=True)
+
+    assert [isinstance(answer, RecordingFailed) for answer in answers] == [True, False, True, False, True, False, True]
+    await world.restored(lane)
+    log = world.log()
+    assert voids(log).keys() == {pending.receipt.seq for pending in [first, behind[1], behind[3], behind[5]]}
+
+
+async def test_in_journal_mode_a_permission_is_refused_before_it_is_chained(world):
+    lane = await world.start()
+    world.database.up = False
+    assert (await lane.append(denial(1)).settled()).in_journal
+    assert (lane.in_journal, lane.accepting_commits) == (True, False)
+    chained = lane.counters.chained
+    with pytest.raises(RecordingFailed):
+        lane.append(allow(2))
+    assert lane.counters.chained == chained
+    assert (await lane.append(denial(3)).settled()).in_journal
+
+
+async def test_who_listens_hears_of_both_changes_and_may_append_at_once(world):
+    lane = await world.start()
+    heard = []
+
+    def listen(in_journal):
+        heard.append(in_journal)
+        lane.append(denial(90 + len(heard)))
+
+    lane.on_mode_change = listen
+    world.database.up = False
+    await lane.append(denial(1)).settled()
+    world.database.up = True
+    await world.restored(lane)
+    await lane.append(denial(2)).settled()
+    assert heard == [True, False]
+    assert len(world.log()) == 5
+
+
+async def test_a_denial_whose_effect_is_refused_later_is_voided_then(world):
+    lane = await world.start()
+    await lane.append(denial(1)).settled()
+    world.database.up = False
+    settled = await lane.append(denial(1)).settled()
+    assert settled.applied, "nobody could know better"
+    world.database.up = True
+    await world.restored(lane)
+    await lane.append(denial(2)).settled()
+    assert voids(world.log()) == {settled.receipt.seq: "effect_refused"}
+    assert not world.database.tables.refused
+
+
+async def test_the_database_may_leave_again_in_the_middle_of_a_drain(world):
+    world.settings = LaneSettings(
+        group_rows=4, drain_rows=4, hedge_s=0.02, commit_deadline_s=0.04, reconnect_first_s=0.001
+    )
+    lane = await world.start()
+    world.database.up = False
+    pending = [lane.append(denial(n)) for n in range(30)]
+    await asyncio.gather(*(one.settled() for one in pending))
+    world.database.faults.extend([Fault.RAISE_AFTER_COMMIT, Fault.REFUSE, Fault.HANG, Fault.HANG_THEN_COMMIT] * 2)
+    world.database.up = True
+    await world.restored(lane)
+    assert len(world.log()) == 31
+    assert len(world.database.tables.queue) == 30
+
+
+async def test_answers_do_not_wait_for_a_drain_that_hangs(world):
+    world.settings = LaneSettings(hedge_s=0.01, commit_deadline_s=3600, reconnect_first_s=0.001)
+    lane = await world.start()
+    world.database.up = False
+    await lane.append(denial(1)).settled()
+    world.database.faults.append(Fault.HANG)
+    world.database.up = True
+    await world.until(lambda: world.database.in_flight)
+    async with asyncio.timeout(10):
+        assert (await lane.append(denial(2)).settled()).in_journal
+    await world.crash(lane)
+
+
+async def test_one_poisoned_effect_does_not_keep_the_journal_from_draining(world):
+    lane = await world.start()
+    world.database.up = False
+    pending = [lane.append(denial(n)) for n in range(5)]
+    await asyncio.gather(*(one.settled() for one in pending))
+    world.database.rejects.add("int_2")
+    world.database.up = True
+    await world.restored(lane)
+    await lane.append(denial(9)).settled()
+    assert world.database.tables.queue.keys() == {"int_0", "int_1", "int_3", "int_4", "int_9"}
+    assert voids(world.log()) == {pending[2].receipt.seq: "effect_refused"}
+
+
+async def test_a_drain_that_only_claims_to_have_stored_is_found_out(world):
+    lane = await world.start()
+    world.database.up = False
+    await lane.append(denial(1)).settled()
+    world.database.faults.append(Fault.LIE)
+    world.database.up = True
+    await world.until(lambda: lane.diverged)
+    assert lane.mode is Mode.CLOSED
+    assert lane.journal_bytes > 0
+
+
+async def test_two_histories_close_the_lane_for_good(world):
+    lane = await world.start()
+    await lane.append(denial(1)).settled()
+    world.database.faults.append(Fault.WRONG_HASH)
+    await lane.append(denial(2)).settled()
+    await world.until(lambda: lane.diverged)
+    for entry in (denial(3), allow(4)):
+        with pytest.raises(RecordingFailed):
+            lane.append(entry)
+    assert lane.in_journal
+    await world.crash(lane)
+    with pytest.raises(Fork):
+        await world.start()
+    world.lanes.pop()
+
+
+# --- a journal that fails -----------------------------------------------------------------------------------------------
+
+
+async def test_with_neither_database_nor_journal_everything_is_refused(world):
+    lane = await world.start()
+    await lane.append(denial(0)).settled()
+    world.database.up = False
+    world.disk.fail_sync, world.disk.full = 1, True
+    pending = lane.append(denial(1))
+    with pytest.raises(RecordingFailed):
+        await pending.settled()
+    assert lane.mode is Mode.CLOSED
+    with pytest.raises(RecordingFailed):
+        lane.append(denial(2))
+
+    world.disk.full = False
+    await world.until(lambda: lane.mode is Mode.JOURNAL)
+    assert (await lane.append(denial(3)).settled()).in_journal
+    world.database.up = True
+    await world.restored(lane)
+    await lane.append(denial(4)).settled()
+    assert voids(world.log()) == {pending.receipt.seq: "not_released"}
+    assert "int_1" not in world.database.tables.queue, "its caller was refused"
+
+
+async def test_a_database_that_returns_first_takes_what_no_journal_took(world):
+    lane = await world.start()
+    await lane.append(denial(0)).settled()
+    world.database.up = False
+    world.disk.fail_sync, world.disk.full = 1, True
+    pending = [lane.append(denial(1)), lane.append(allow(2))]
+    for one in pending:
+        with pytest.raises(RecordingFailed):
+            await one.settled()
+    world.database.up = True
+    await world.restored(lane)
+    await lane.append(denial(4)).settled()
+    assert voids(world.log()).keys() == {one.receipt.seq for one in pending}
+
+
+async def test_a_failed_fsync_moves_on_to_a_new_file_and_loses_nothing(world):
+    lane = await world.start()
+    world.database.up = False
+    await lane.append(denial(1)).settled()
+    world.disk.fail_sync = 1
+    await lane.append(denial(2)).settled()
+    await lane.append(denial(3)).settled()
+    await world.crash(lane, power=True)
+    world.database.up = True
+    again = await world.start()
+    await again.append(denial(4)).settled()
+    assert world.database.tables.queue.keys() == {"int_1", "int_2", "int_3", "int_4"}
+
+
+async def test_a_full_journal_refuses_and_is_usable_again_once_drained(world):
+    lane = await world.start()
+    world.database.up = False
+    taken = 0
+    with pytest.raises(RecordingFailed):
+        for n in range(100):
+            await lane.append(denial(n, members={"pad": "x" * 100_000})).settled()
+            taken += 1
+    assert 4 < taken < 11
+    world.database.up = True
+    await world.restored(lane)
+    world.database.up = False
+    assert (await lane.append(denial(200)).settled()).in_journal
+
+
+# --- crashes and starts -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("power", [False, True])
+async def test_what_a_crash_left_in_the_journal_is_drained_by_the_next_start(world, power):
+    lane = await world.start()
+    await lane.append(denial(0)).settled()
+    world.database.up = False
+    settled = await lane.append(denial(1)).settled()
+    await world.crash(lane, power=power)
+    world.database.up = True
+
+    again = await world.start()
+    await again.append(denial(2)).settled()
+
+    log = world.log()
+    opened = [found for found in log if found.kind == "stream.open"][1]
+    assert opened.members["predecessor"]["seq"] == settled.receipt.seq
+    assert opened.members["predecessor"]["hash"] == settled.receipt.hash
+    assert settled.receipt in [found.receipt for found in log]
+    assert again.journal_bytes == 0
+
+
+async def test_a_start_without_a_database_records_to_the_journal_and_adopts_its_past_later(world):
+    lane = await world.start()
+    await lane.append(denial(0)).settled()
+    await world.crash(lane)
+    world.database.up = False
+
+    again = await world.start()
+    assert (await again.append(denial(1)).settled()).in_journal
+    with pytest.raises(RecordingFailed):
+        again.append(allow(2))
+    world.database.up = True
+    await world.restored(again)
+    await again.append(allow(3)).settled()
+
+    log = world.log()
+    (adopted,) = [found for found in log if found.kind == "stream.adopt"]
+    last = [found for found in log if found.stream != adopted.stream][-1]
+    assert adopted.members["predecessor"] == {"stream": last.stream, "seq": last.seq, "hash": last.hash}
+
+
+async def test_a_start_without_a_database_on_a_journal_that_holds_records_names_its_tail(world):
+    lane = await world.start()
+    await lane.append(denial(0)).settled()
+    world.database.up = False
+    settled = await lane.append(denial(1)).settled()
+    await world.crash(lane)
+    again = await world.start()
+    await again.append(denial(2)).settled()
+    world.database.up = True
+    await world.restored(again)
+    await again.append(allow(3)).settled()
+    log = world.log()
+    opened = [found for found in log if found.kind == "stream.open"][1]
+    assert opened.members["predecessor"]["hash"] == settled.receipt.hash
+    assert "stream.adopt" not in [found.kind for found in log]
+
+
+async def test_the_journal_of_a_pod_that_is_gone_is_drained_and_adopted(world):
+    gone = await world.start("gone")
+    world.database.up = False
+    settled = await gone.append(denial(1)).settled()
+    await world.crash(gone)
+    world.database.up = True
+
+    lane = await world.start("here")
+    await lane.append(denial(2)).settled()
+
+    log = world.log()
+    (adopted,) = [found for found in log if found.kind == "stream.adopt"]
+    assert adopted.members["predecessor"]["hash"] == settled.receipt.hash
+    assert settled.receipt in [found.receipt for found in log]
+    await world.until(lambda: not lane._orphans)
+    assert not [name for name in world.disk.names(ROOT / "gone") if name.endswith(".journal")]
+
+
+async def test_the_journal_of_a_pod_that_lives_is_left_alone(world):
+    other = await world.start("other")
+    world.database.up = False
+    await other.append(denial(1)).settled()
+    world.database.up = True
+    lane = await world.start("here")
+    await lane.append(denial(2)).settled()
+    await world.restored(other)
+    await other.append(denial(3)).settled()
+    assert "stream.adopt" not in world.kinds()
+
+
+async def test_two_processes_never_share_a_journal(world):
+    await world.start()
+    with pytest.raises(DirectoryLocked):
+        await world.start()
+    world.lanes.pop()
+
+
+async def test_a_damaged_journal_stops_the_start(world):
+    lane = await world.start()
+    world.database.up = False
+    await lane.append(denial(1)).settled()
+    await lane.append(denial(2)).settled()
+    await world.crash(lane)
+    (path,) = [path for path in world.disk.files if path.suffix == ".journal"]
+    world.disk.files[path].cached[100] ^= 1
+    world.database.up = True
+    with pytest.raises(JournalCorrupt):
+        await world.start()
+    world.lanes.pop()
+
+
+async def test_a_clean_stop_in_journal_mode_leaves_everything_for_the_next_start(world):
+    lane = await world.start()
+    world.database.up = False
+    await lane.append(denial(1)).settled()
+    await lane.stop()
+    world.database.up = True
+    again = await world.start()
+    await again.append(denial(2)).settled()
+    assert world.kinds() == ["stream.open", "decision", "stream.close", "stream.open", "decision"]
+
+
+async def test_a_clean_stop_leaves_no_journal_file(world):
+    lane = await world.start()
+    await lane.append(denial(1)).settled()
+    await lane.stop()
+    assert not [path for path in world.disk.files if path.suffix == ".journal"]
+
+
+async def test_a_stop_settles_everything_that_was_chained(world):
+    lane = await world.start()
+    pending = [lane.append(allow(n)) for n in range(20)]
+    await lane.stop()
+    assert all((await one.settled()).applied for one in pending)
+
+
+async def test_a_stop_while_a_commit_hangs_is_bounded(world):
+    lane = await world.start()
+    await lane.append(denial(0)).settled()
+    world.database.faults.append(Fault.HANG)
+    world.database.up = True
+    pending = lane.append(allow(1))
+    await world.until(lambda: world.database.in_flight)
+    world.database.up = False
+    async with asyncio.timeout(10):
+        await lane.stop()
+    with pytest.raises(RecordingFailed):
+        await pending.settled()
+
+
+@pytest.mark.parametrize(
+    "changes", [{"hedge_s": 0}, {"hedge_s": 3.0}, {"group_rows": 0}, {"group_rows": 9000}, {"journal_retry_s": 0}]
+)
+def test_settings_that_make_no_sense_are_refused(changes):
+    with pytest.raises(ValueError, match=r"[a-z]"):
+        LaneSettings(**changes)
