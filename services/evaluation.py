@@ -7,15 +7,14 @@ from typing import TYPE_CHECKING, Protocol
 from holdfast.reasons import Cause, ReasonCode
 
 from services.decision.verdict import Deny, Unavailable
-from services.limits import Charge, LimitsUnreachable
-from services.ports import Evaluated
+from services.ports import Charge, Evaluated, LimitsUnreachable
 
 if TYPE_CHECKING:
     from holdfast.intent import Intent
 
     from services.decision.policy import Classified, Policy, Request
     from services.decision.verdict import Verdict
-    from services.ports import Ids
+    from services.ports import Ids, Limits
 
 
 class Store(Protocol):
@@ -23,14 +22,6 @@ class Store(Protocol):
 
     def check(self) -> None:
         """Return while the store is reachable. Raises: StoreUnreachable."""
-        ...
-
-
-class Limits(Protocol):
-    """Counters shared by every replica."""
-
-    async def charge(self, charge: Charge) -> int:
-        """Count the call and return 0, or the seconds to wait. Raises: LimitsUnreachable."""
         ...
 
 

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-if TYPE_CHECKING:
-    from datetime import datetime
+from services.ports import LimitsUnreachable
 
-    from services.decision.manifest import RateLimit
+if TYPE_CHECKING:
+    from services.ports import Charge
 
 _TIMEOUT_S: Final = 0.25
 
@@ -41,21 +40,6 @@ if tokens >= 0 then
 end
 return 0
 """
-
-
-class LimitsUnreachable(Exception):
-    """The counters cannot be read: whoever is limited is refused."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Charge:
-    """One call to be counted."""
-
-    agent: str
-    limit: RateLimit
-    model_tokens: int
-    member: str
-    now: datetime
 
 
 class ValkeyLimits:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from holdfast.strict_json import JSON
     from holdfast.token import Claims, VerifyKey
 
+    from services.decision.manifest import RateLimit
     from services.decision.policy import Classified, Policy, Request
     from services.decision.risk import Signals
     from services.decision.verdict import Deny, Verdict
@@ -229,6 +230,29 @@ class Evaluator(Protocol):
         Raises: StoreUnreachable when evaluation may not be attempted at all.
         """
         ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Charge:
+    """One call to be counted against an agent's limits. `member` makes it distinct."""
+
+    agent: str
+    limit: RateLimit
+    model_tokens: int
+    member: str
+    now: datetime
+
+
+class Limits(Protocol):
+    """Counters shared by every replica."""
+
+    async def charge(self, charge: Charge) -> int:
+        """Count the call and return 0, or return the seconds to wait and count nothing. Raises: LimitsUnreachable."""
+        ...
+
+
+class LimitsUnreachable(Exception):
+    """The counters cannot be read: whoever is limited is refused."""
 
 
 class StoreUnreachable(Exception):

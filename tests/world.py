@@ -37,7 +37,7 @@ from services.ports import (
 if TYPE_CHECKING:
     from holdfast.token import Claims
 
-    from services.limits import Charge
+    from services.ports import Charge
 
 START = datetime(2026, 11, 20, 10, 0, tzinfo=UTC)  # a Friday, in working hours
 ISSUER = "http://holdfast.test"

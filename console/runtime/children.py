@@ -250,7 +250,7 @@ async def stop(process: asyncio.subprocess.Process, command: Command, *, hurry: 
             break
         with contextlib.suppress(ProcessLookupError):
             process.send_signal(stop_signal)
-            process.send_signal(signal.SIGCONT)
+            pass
         await _ended(process, hurry, command.grace_s)
     if process.returncode is not None:
         return True

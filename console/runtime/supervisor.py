@@ -113,7 +113,9 @@ class Supervisor:
             raise RuntimeError("the supervisor runs as a task")
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            loop.add_signal_handler(number, self._stop, task)
+            # Under nohup a hang-up is ignored, and stays so.
+            if number is not signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:
+                loop.add_signal_handler(number, self._stop, task)
         try:
             await self._serve()
         except asyncio.CancelledError:

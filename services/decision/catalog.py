@@ -57,7 +57,7 @@ def read_decimal(text: str) -> Decimal:
     """Return the number in a decimal's text: at most four places, Cedar's range. Raises: ValueError."""
     if _DECIMAL.fullmatch(text) is None or abs(number := Decimal(text)) > _MAX_DECIMAL:
         raise ValueError(f"`{text[:40]}` is not a decimal such as `12.3400`")
-    return number if not text.startswith("-") else -number
+    return number
 
 
 def _decimal_text(text: str) -> str:

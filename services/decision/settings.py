@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from enum import StrEnum
 from typing import Annotated, Literal, Self
 
-from pydantic import BeforeValidator, Field, WithJsonSchema, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema, model_validator
 
 from services.decision.catalog import Impact
 from services.decision.manifest import ScheduleSpec
@@ -118,7 +118,15 @@ _CLOSED_SCHEMA = {
     ]
 }
 OpenOrClosed = Annotated[FailMode, BeforeValidator(_long_form), WithJsonSchema(_OPEN_SCHEMA)]
-OnlyClosed = Annotated[FailMode, BeforeValidator(_long_form), WithJsonSchema(_CLOSED_SCHEMA)]
+
+
+def _closed(mode: FailMode) -> FailMode:
+    if mode.mode is not FailModeName.CLOSED:
+        raise ValueError("fail-open is refused above low")
+    return mode
+
+
+OnlyClosed = Annotated[FailMode, BeforeValidator(_long_form), AfterValidator(_closed), WithJsonSchema(_CLOSED_SCHEMA)]
 
 
 class FailModes(StrictModel):
@@ -128,13 +136,6 @@ class FailModes(StrictModel):
     medium: OnlyClosed = FailMode()
     high: OnlyClosed = FailMode()
     critical: OnlyClosed = FailMode()
-
-    @model_validator(mode="after")
-    def _closed_above_low(self) -> Self:
-        for impact in (Impact.MEDIUM, Impact.HIGH, Impact.CRITICAL):
-            if self.of(impact).mode is not FailModeName.CLOSED:
-                raise ValueError(f"fail-open is refused above low: `{impact}` must be closed")
-        return self
 
     def of(self, impact: Impact) -> FailMode:
         """Return the mode of one impact tier."""

@@ -77,10 +77,12 @@ def scan(data: bytes) -> list[Extent]:
 
     Raises: JournalCorrupt if anything that was acknowledged is not there.
     """
-    if len(data) < FILE_HEADER.size or not data.startswith(MAGIC):
-        if data[FILE_HEADER.size :].strip(b"\x00"):
-            raise JournalCorrupt("a journal file does not start like one")
-        return []  # its making was cut short, and nothing was written to it
+    if not data.startswith(MAGIC):
+        if MAGIC.startswith(data.rstrip(b"\x00")) and (not data or len(data) >= FILE_HEADER.size):
+            return []  # its making was cut short, and nothing was written to it
+        raise JournalCorrupt("a journal file does not start like one")
+    if len(data) < FILE_HEADER.size:
+        raise JournalCorrupt("a journal file is cut short")
     _, acknowledged = FILE_HEADER.unpack_from(data)
     found: list[Extent] = []
     offset = FILE_HEADER.size

@@ -387,7 +387,7 @@ class Lane:
     def _form_frame(self) -> list[Chained]:
         """Take everything that is chained, and void in the same breath what will not be released."""
         frame = self._unplaced = [*self._unplaced, *self._all_waiting()]
-        for item in list(frame):
+        for item in frame:
             if not item.may_release:
                 item.released = False
             if not item.released and not item.voided and not item.own:

@@ -32,6 +32,7 @@ class MemoryDisk:
         self.fail_write = 0
         self.full = False
         self.cut_after: int | None = None  # bytes until the plug is pulled
+        self.plug_pulled_in_sync = False
 
     def lock(self, directory: Path) -> int:
         if directory in self.locks:
@@ -71,6 +72,8 @@ class MemoryDisk:
             raise PowerLost
 
     def sync(self, handle: int) -> None:
+        if self.plug_pulled_in_sync:
+            raise PowerLost
         file = self.files[self._handles[handle]]
         if self.fail_sync:
             self.fail_sync -= 1
@@ -96,6 +99,7 @@ class MemoryDisk:
         self.locks.clear()
         self._handles.clear()
         self.cut_after = None
+        self.plug_pulled_in_sync = False
         if power:
             for file in self.files.values():
                 file.cached[:] = file.durable

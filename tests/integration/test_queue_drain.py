@@ -179,6 +179,7 @@ async def test_a_second_outage_stops_the_tick_and_poisons_nothing(drain, decider
     assert {(row["state"], row["attempts"]) for row in rows} == {("waiting", 0)}
     assert len(rows) == 37
     assert drain.pace == Pace(window=int(START * 0.6))
+    assert drain._owed == drain._owed_deferred == []
 
 
 async def test_outages_without_end_never_park_an_intent(drain, decider, queue_pool):

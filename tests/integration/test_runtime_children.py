@@ -83,6 +83,20 @@ async def test_a_child_that_does_not_stop_is_killed_and_reported(tmp_path):
     assert said == [f"stubborn (pid {pid}) did not stop in time and was killed"]
 
 
+async def test_a_child_that_was_frozen_still_stops_by_itself(tmp_path):
+    said, flag = [], tmp_path / "ready"
+
+    async def ready():
+        return flag.exists()
+
+    async with asyncio.timeout(30), Children(logs=tmp_path, say=said.append) as children:
+        tidy = shell("frozen", f'trap "exit 0" TERM; touch "{flag}"; while :; do sleep 0.02; done', grace_s=600)
+        await children.start(tidy, ready)
+        os.kill(children.pids()["frozen"], signal.SIGSTOP)
+
+    assert said == []
+
+
 async def test_a_hurry_leaves_no_grace(tmp_path):
     said, flag = [], tmp_path / "ready"
 

@@ -1,6 +1,10 @@
 """What a bundle may not say. Each case changes one thing in a bundle that is accepted."""
 
+# ruff: noqa: E501 - a case holds a whole line of Cedar or YAML
+
 from __future__ import annotations
+
+import re
 
 import bundles
 import pytest
@@ -173,17 +177,17 @@ CASES = [
     (
         "holdfast",
         SETTINGS + "fail_modes: {medium: {mode: open, max_per_minute: 5}}\n",
-        "fail-open is refused above low: `medium`",
+        "holdfast.yaml:4: fail-open is refused above low",
     ),
     (
         "holdfast",
         SETTINGS + "fail_modes: {high: {mode: open, max_per_minute: 5}}\n",
-        "fail-open is refused above low: `high`",
+        "holdfast.yaml:4: fail-open is refused above low",
     ),
     (
         "holdfast",
         SETTINGS + "fail_modes: {critical: {mode: open, max_per_minute: 5}}\n",
-        "fail-open is refused above low: `critical`",
+        "holdfast.yaml:4: fail-open is refused above low",
     ),
     ("holdfast", SETTINGS + "preauthorization: {max_seconds: {critical: 1}}\n", "`critical` must be 0"),
     ("holdfast", SETTINGS + "risk: {tiers: {medium: 70}}\n", "the tiers must ascend"),
@@ -206,8 +210,6 @@ BREAK_GLASS = "{name: b, categories: [finance.refund], agents: [bot], environmen
 
 @pytest.mark.parametrize("left_out", ["people", "max_minutes", "max_uses", "categories", "agents", "environments"])
 def test_break_glass_without_a_bound_is_refused(left_out):
-    import re
-
     text = re.sub(rf", {left_out}: (\[[^]]*\]|\d+)", "", BREAK_GLASS)
     assert text != BREAK_GLASS
     assert errors_of(files(holdfast=f"{SETTINGS}break_glass:\n  - {text}\n")) == [

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from pathlib import Path
 
 import orjson
 import pytest
-from fakes.recording import Fault, MemoryDatabase, MemorySink
-from fakes.recording_disk import MemoryDisk
-from fakes.recording_entries import AT, consume, open_intent, verify, waiting_intent
+from fakes.recording import Fault, MemorySink
+from fakes.recording_entries import AT, consume, open_intent
+from fakes.recording_world import FAST, ROOT, Recorder, allow, denial, voids
 
 from services.ports import Entry, RecordingFailed
 from services.recording.disk import DirectoryLocked
@@ -20,59 +19,6 @@ from services.recording.lane import Lane, LaneSettings, Mode, Unrecordable
 from services.recording.sink import Fork
 from services.system import SystemClock, SystemIds
 
-ROOT = Path("/data/journal")
-FAST = LaneSettings(
-    hedge_s=0.02, commit_deadline_s=0.04, reconnect_first_s=0.001, reconnect_last_s=0.002, journal_retry_s=0.001
-)
-
-
-class Recorder:
-    """A database, a disk, and the processes that use them one after the other."""
-
-    def __init__(self, settings: LaneSettings = FAST) -> None:
-        self.database = MemoryDatabase()
-        self.disk = MemoryDisk()
-        self.settings = settings
-        self.lanes: list[Lane] = []
-
-    async def start(self, instance: str = "a") -> Lane:
-        journal = Journal(ROOT / instance, max_bytes=1 << 20, disk=self.disk)
-        lane = Lane(
-            MemorySink(self.database), journal, SystemClock(), SystemIds(), instance=instance, settings=self.settings
-        )
-        self.lanes.append(lane)
-        await lane.start()
-        return lane
-
-    async def crash(self, lane: Lane, *, power: bool = False) -> None:
-        """End the process: nothing it had in memory is left."""
-        for task in (lane._task, lane._heartbeat, lane._recovery):
-            if task is not None:
-                task.cancel()
-                with contextlib.suppress(asyncio.CancelledError):
-                    await task
-        lane._task = None
-        lane._sink.abandon()
-        self.disk.crash(power=power)
-
-    async def until(self, condition) -> None:
-        async with asyncio.timeout(10):
-            while not condition():  # noqa: ASYNC110 - a fake has no event for everything
-                await asyncio.sleep(0.001)
-
-    async def restored(self, lane: Lane) -> None:
-        await self.until(lambda: lane.mode is Mode.DATABASE)
-
-    def log(self) -> list:
-        """Return every record of every stream, each stream verified."""
-        return [found for name in sorted(self.database.tables.records) for found in verify(self._stored(name))]
-
-    def _stored(self, name: str) -> list:
-        return self.database.tables.records[name]
-
-    def kinds(self) -> list[str]:
-        return [found.kind for found in self.log()]
-
 
 @pytest.fixture
 async def world():
@@ -81,20 +27,6 @@ async def world():
     for lane in recorder.lanes:
         with contextlib.suppress(asyncio.CancelledError):
             await lane.stop()
-
-
-def allow(n=1, **changes) -> Entry:
-    values = {"effect": open_intent(f"int_{n}", jti=f"jti_{n}")}
-    return Entry(**({"kind": "decision", "at": AT, "members": {"n": n}} | values | changes))
-
-
-def denial(n=1, **changes) -> Entry:
-    values = {"effect": waiting_intent(f"int_{n}"), "journal_may_release": True}
-    return Entry(**({"kind": "decision", "at": AT, "members": {"n": n}} | values | changes))
-
-
-def voids(log) -> dict[int, str]:
-    return {found.members["void"]["seq"]: found.members["why"] for found in log if found.kind.endswith(".void")}
 
 
 # --- the way it should be ---------------------------------------------------------------------------------------------
@@ -672,7 +604,8 @@ async def test_a_stop_settles_everything_that_was_chained(world):
     lane = await world.start()
     pending = [lane.append(allow(n)) for n in range(20)]
     await lane.stop()
-    assert all((await one.settled()).applied for one in pending)
+    for one in pending:
+        assert (await one.settled()).applied
 
 
 async def test_a_stop_while_a_commit_hangs_is_bounded(world):

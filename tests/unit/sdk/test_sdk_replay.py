@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sqlite3
 import stat
 import threading
@@ -136,7 +135,7 @@ def test_a_directory_that_is_not_there_is_refused(tmp_path):
 def test_every_commit_is_synced_and_only_the_owner_reads(path, store):
     assert store._connection.execute("PRAGMA synchronous").fetchone() == (3,)
     assert store._connection.execute("PRAGMA journal_mode").fetchone() == ("delete",)
-    assert stat.S_IMODE(os.stat(path).st_mode) == 0o600
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
 
 # --- the guard in local mode ------------------------------------------------------------------------------------------
