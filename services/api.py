@@ -18,6 +18,7 @@ from services.http.callers import Callers
 from services.http.health import HealthEndpoints
 from services.http.intents import IntentEndpoints
 from services.http.operator import OperatorEndpoints
+from services.http.protocol import ContractProtocol
 from services.http.tokens import TokenEndpoints
 from services.process import configure_logging, read_settings, refuse_bundle
 from services.submissions import Submissions
@@ -55,7 +56,8 @@ async def _serve(settings: Settings, args: argparse.Namespace) -> None:
             uvicorn.Config(
                 build_app(service),
                 **where,
-                http="httptools",
+                http=ContractProtocol,
+                ws="none",
                 lifespan="off",
                 access_log=False,
                 log_config=None,
@@ -94,6 +96,7 @@ def build_app(service: Service) -> ASGIApp:
         clock=service.clock,
         ids=service.ids,
         on_parked=service.wakeups.want,
+        in_journal=service.upkeep.in_journal,
     )
     consumption = Consumption(
         issuer=service.settings.issuer,

@@ -382,12 +382,21 @@ class Authorizer:
         if claiming is None:
             return await self._answer_no(ask, judgement, over_jti=over_jti)
         # A claim that failed leaves the intent as it stands: claimable, or granted with claims that can be signed
-        # again. Only the failure itself is recorded.
+        # again. Only the failure itself is recorded. Where the record of the grant is void, though, the grant may be
+        # stored all the same: then the intent goes back to wait, and its token is dead.
         outcome = self._outcome(ask, judgement, status=Status.CLAIMABLE)
+        queued = self._outcome(ask, judgement, status=Status.QUEUED)
+        row = self._row(ask, judgement, state="waiting")
+
+        def effect(receipt: Receipt) -> Effect:
+            return self._open(ask, judgement, replace(queued, receipt=receipt), queue=row, over_jti=over_jti)
+
+        in_doubt = reason_code is ReasonCode.AUDIT_UNAVAILABLE and over_jti is not None
         entry = Entry(
             kind="claim_failed",
             at=judgement.at,
             members=_members(ask, judgement, outcome, jti=over_jti),
+            effect=effect if in_doubt else None,
             journal_may_release=True,
         )
         try:
@@ -514,17 +523,22 @@ class Authorizer:
         if self._waiting.full(ask.agent, max_per_agent=limits.max_per_agent, max_total=limits.max_total):
             verdict = Deny(reason_code=ReasonCode.QUEUE_FULL, detail="too many intents wait already")
             return replace(judgement, verdict=verdict), Status.DENIED, None
-        lane = policy.lane(judgement.classified) if judgement.classified else limits.lanes.low
+        row = self._row(ask, judgement, state="held" if held else "waiting")
+        return judgement, Status.HELD if held else Status.QUEUED, row
+
+    @staticmethod
+    def _row(ask: Ask, judgement: Judgement, *, state: str) -> QueueRow:
+        policy = judgement.policy
+        limits = policy.settings.queue
         ttl_s = min(ask.intent.expires_in or limits.ttl_seconds, limits.ttl_seconds)
-        row = QueueRow(
-            lane=lane,
+        return QueueRow(
+            lane=policy.lane(judgement.classified) if judgement.classified else limits.lanes.low,
             rank_at=judgement.at - timedelta(seconds=_BOOST_S[ask.intent.priority]),
             enqueued_at=judgement.at,
             expires_at=ask.received_at + timedelta(seconds=ttl_s),
             not_before=judgement.at,
-            state="held" if held else "waiting",
+            state=state,
         )
-        return judgement, Status.HELD if held else Status.QUEUED, row
 
     def _place(self, ask: Ask, row: QueueRow | None, *, journal: bool) -> Place | None:
         if row is None:
@@ -584,7 +598,7 @@ class Authorizer:
             decision=_DECISIONS[type(verdict)],
             reason_code=code,
             cause=verdict.cause if isinstance(verdict, Unavailable) else None,
-            detail="permitted" if isinstance(verdict, Allow) else verdict.detail,
+            detail="permitted" if isinstance(verdict, Allow) else _plain(verdict.detail),
             classified=judgement.classified,
             risk=judgement.risk,
             bundle=judgement.policy.digest,
@@ -686,6 +700,11 @@ def _code(judgement: Judgement) -> ReasonCode:
 
 def _action(intent: Intent, executor: str) -> Action:
     return Action(action=intent.action, resource=intent.resource, parameters=intent.parameters, executor=executor)
+
+
+def _plain(detail: str) -> str:
+    """Return `detail` without control characters: it may quote the agent, and no table holds a NUL."""
+    return "".join(character if character.isprintable() else ascii(character)[1:-1] for character in detail)
 
 
 def _at(moment: datetime, seconds: int) -> datetime:

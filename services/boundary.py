@@ -48,8 +48,8 @@ class Boundary:
     """One dependency, as the rest of the service sees it.
 
     `causes` names the cause of each kind of error, where the reason code has causes; the first that fits counts.
-    `counts` lists the errors that speak of the dependency; any other belongs to the one call that met it and never
-    trips the breaker.
+    `counts` lists the errors that speak of the dependency; any other, and those in `spares`, belongs to the one call
+    that met it and never trips the breaker.
     """
 
     def __init__(
@@ -62,6 +62,7 @@ class Boundary:
         settings: BreakerSettings | None = None,
         causes: Mapping[type[Exception], Cause] | None = None,
         counts: tuple[type[Exception], ...] = (Exception,),
+        spares: tuple[type[Exception], ...] = (),
         open_cause: Cause | None = None,
         on_transition: Callable[[str, Transition], None] | None = None,
     ) -> None:
@@ -74,6 +75,7 @@ class Boundary:
         self._breaker = Breaker(settings or BreakerSettings())
         self._causes = dict(causes or {})
         self._counts = counts
+        self._spares = spares
         self._open_cause = open_cause
         self._on_transition = on_transition
         self._last_error: str | None = None
@@ -162,7 +164,8 @@ class Boundary:
 
     def _failed(self, permit: Permit | None, detail: str, error: Exception) -> BoundaryUnavailable:
         self._last_error = detail
-        if permit is not None and (permit.is_probe or isinstance(error, self._counts)):
+        counted = isinstance(error, self._counts) and not isinstance(error, self._spares)
+        if permit is not None and (permit.is_probe or counted):
             self._breaker.fail(permit, self._clock.monotonic())
             self._publish()
         cause = next((cause for kind, cause in self._causes.items() if isinstance(error, kind)), None)

@@ -23,20 +23,21 @@ from services.evaluation import CatalogueClassifier, PolicyEvaluator
 from services.limits import ValkeyLimits
 from services.metrics import Metrics
 from services.policies import LoadedPolicy, load_policy
-from services.ports import BundleStale, Entry, RecordingFailed, StoreUnreachable
+from services.ports import BundleStale, Entry, RecordingFailed, SigningFailed, StoreUnreachable
 from services.postgres.credentials import CredentialDirectory
 from services.postgres.heartbeat import Heartbeat
 from services.postgres.intents import PostgresIntents
 from services.postgres.pool import ReadPool
 from services.postgres.sink import PostgresSink
 from services.recording.journal import Journal
-from services.recording.lane import Lane, LaneSettings
+from services.recording.lane import Lane, LaneSettings, Unrecordable
+from services.signing import RemoteSigner
 from services.system import SystemClock, SystemIds
 from services.waiting import QueueCensus
-from signer.client import SignerClient, SignerError, SignerUnreachable
+from signer.client import SignerClient
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+    from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 
     from holdfast.strict_json import JSON
 
@@ -65,7 +66,7 @@ class Service:
     pool: ReadPool
     heartbeat: Heartbeat
     lane: Lane
-    signer: SignerClient
+    signer: RemoteSigner
     queue: QueueStore
     intents: PostgresIntents
     credentials: CredentialDirectory
@@ -99,7 +100,7 @@ class Wakeups:
 class Upkeep:
     """Listens to each dependency's own sign of health, and sends the canaries."""
 
-    def __init__(self, *, lane: Lane, signer: SignerClient, clock: SystemClock) -> None:
+    def __init__(self, *, lane: Lane, signer: RemoteSigner, clock: SystemClock) -> None:
         self._lane = lane
         self._signer = signer
         self._clock = clock
@@ -140,7 +141,7 @@ class Upkeep:
             try:
                 await self._signer.healthy()
                 boundaries.token.dependency_is_back()
-            except SignerError as error:
+            except SigningFailed as error:
                 boundaries.token.dependency_missed(str(error))
             await asyncio.sleep(_SIGNER_CHECK_INTERVAL_S)
 
@@ -193,6 +194,11 @@ class Upkeep:
         """Return how many journal bytes PostgreSQL does not have yet."""
         return self._lane.journal_bytes
 
+    def records(self) -> Mapping[str, int]:
+        """Return how many records were made durable since the start, by sink."""
+        counters = self._lane.counters
+        return {"postgresql": counters.committed, "journal": counters.journalled}
+
     def closed_for_s(self) -> float:
         """Return for how long every boundary has been closed, 0 while one is not or another trouble stands."""
         if self.troubles():
@@ -227,7 +233,8 @@ async def open_service(settings: Settings) -> AsyncIterator[Service]:
             commit_deadline_s=limits_ms.audit_ms / 1000,
         ),
     )
-    signer = SignerClient(settings.signer_socket, total_timeout_s=limits_ms.signing_ms / 1000)
+    signer_client = SignerClient(settings.signer_socket, total_timeout_s=limits_ms.signing_ms / 1000)
+    signer = RemoteSigner(signer_client)
     upkeep = Upkeep(lane=lane, signer=signer, clock=clock)
     lane.on_mode_change = upkeep.on_lane_mode
     pool = ReadPool(settings.database_url)
@@ -256,7 +263,7 @@ async def open_service(settings: Settings) -> AsyncIterator[Service]:
     await pool.start()
     await lane.start()
     try:
-        await signer.start()
+        await signer_client.start()
         await credentials.start()
         await census.start()
         _announce(lane, policy, clock)
@@ -281,7 +288,7 @@ async def open_service(settings: Settings) -> AsyncIterator[Service]:
             wakeups=Wakeups(waker),
         )
     finally:
-        await signer.close()
+        await signer_client.close()
         await limits.close()
         await waker.close()
         await lane.stop()
@@ -333,7 +340,7 @@ def _boundaries(policy: Policy, clock: SystemClock, lane: Lane, metrics: Metrics
             reason_code=ReasonCode.SIGNING_UNAVAILABLE,
             deadline_s=limits.signing_ms / 1000,
             clock=clock,
-            counts=(SignerUnreachable, TimeoutError, WrongAnswer),
+            counts=(SigningFailed, TimeoutError, WrongAnswer),
             on_transition=recorded,
         ),
         audit=Boundary(
@@ -341,6 +348,8 @@ def _boundaries(policy: Policy, clock: SystemClock, lane: Lane, metrics: Metrics
             reason_code=ReasonCode.AUDIT_UNAVAILABLE,
             deadline_s=limits.audit_ms / 1000 + _JOURNAL_MARGIN_S,
             clock=clock,
+            # What no log could hold is its own intent's trouble: one agent must not stop the others.
+            spares=(Unrecordable,),
             on_transition=recorded,
         ),
     )

@@ -59,6 +59,7 @@ class Metrics:
         self.records = Counter(
             "holdfast_records_total", METRICS["holdfast_records_total"], ["sink"], registry=self.registry
         )
+        self._records_seen: dict[str, int] = {}
         self.consumptions = Counter(
             "holdfast_consumptions_total",
             METRICS["holdfast_consumptions_total"],
@@ -66,6 +67,11 @@ class Metrics:
             registry=self.registry,
         )
         self.policy_stale = self._gauge("holdfast_policy_stale")
+
+    def records_so_far(self, sink: str, total: int) -> None:
+        """Take over a count that the recorder keeps itself."""
+        self.records.labels(sink).inc(total - self._records_seen.get(sink, 0))
+        self._records_seen[sink] = total
 
     def _gauge(self, name: str, *labels: str) -> Gauge:
         return Gauge(name, METRICS[name], labels, registry=self.registry)

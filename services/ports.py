@@ -374,13 +374,17 @@ class SigningFailed(Exception):
     """The signer could not be reached, refused, or answered too late."""
 
 
+class SigningRefused(Exception):
+    """The signer works, and will not sign this one token."""
+
+
 class TokenSigner(Protocol):
     """The signer process, or a stand-in for it."""
 
     async def sign(self, claims: Claims, *, replaces: str | None = None) -> str:
         """Return the compact token. `replaces` names a token of the same intent that was never released.
 
-        The caller verifies what comes back. Raises: SigningFailed.
+        The caller verifies what comes back. Raises: SigningFailed, SigningRefused.
         """
         ...
 

@@ -37,5 +37,11 @@ def refuse_bundle(error: BundleInvalid) -> int:
     return 1
 
 
+def refuse(why: str) -> int:
+    """Say why the process does not start, and return the exit status."""
+    _say(why)
+    return 1
+
+
 def _say(line: str) -> None:
     print(line, file=sys.stderr)  # noqa: T201 - the reason for not starting goes to whoever started it

@@ -25,7 +25,7 @@ from services.decision.finding import BundleInvalid
 from services.policies import load_policy
 from services.ports import Entry, PutCredential, PutOperator, RecordingFailed
 from services.postgres.sink import PostgresSink
-from services.process import configure_logging, read_settings, refuse_bundle
+from services.process import configure_logging, read_settings, refuse, refuse_bundle
 from services.recording.journal import Journal
 from services.recording.lane import Lane, LaneSettings
 from services.system import SystemClock, SystemIds
@@ -166,6 +166,8 @@ def main(args: argparse.Namespace) -> int:  # noqa: ARG001 - every command takes
         asyncio.run(ensure_bootstrap(settings, policy.agents, frozenset(policy.executors)))
     except BundleInvalid as error:
         return refuse_bundle(error)
+    except ProvisionFailed as error:
+        return refuse(str(error))
     return 0
 
 

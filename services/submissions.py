@@ -7,6 +7,7 @@ import hashlib
 from collections import OrderedDict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+from weakref import WeakValueDictionary
 
 import orjson
 from holdfast import strict_json
@@ -16,6 +17,7 @@ from holdfast.reasons import ReasonCode, Status, http_status
 from holdfast.token import Claims
 
 from services.authorizer import AlreadyKnown, Ask, MovedOn, WaitingIntent
+from services.boundary import BoundaryUnavailable
 from services.outcome import rfc3339
 from services.ports import StoreUnreachable
 
@@ -64,7 +66,12 @@ class _Remembered:
 
 
 class Submissions:
-    """What an agent may do with its own intents."""
+    """What an agent may do with its own intents.
+
+    `in_journal` says whether records wait in the journal for the store. Until they have reached it, what the store says
+    may be about to change, and what it does not know may still come: then nothing is granted again, and nothing that is
+    missing is called unknown.
+    """
 
     def __init__(
         self,
@@ -74,13 +81,16 @@ class Submissions:
         clock: Clock,
         ids: Ids,
         on_parked: Callable[[], None],
+        in_journal: Callable[[], bool],
     ) -> None:
         self._authorizer = authorizer
         self._on_parked = on_parked
         self._store = store
         self._clock = clock
         self._ids = ids
+        self._in_journal = in_journal
         self._flights: dict[tuple[str, str], tuple[str, asyncio.Future[Answer]]] = {}
+        self._claims: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._by_id: OrderedDict[str, _Remembered] = OrderedDict()
         self._by_key: OrderedDict[tuple[str, str], str] = OrderedDict()
 
@@ -131,19 +141,24 @@ class Submissions:
                 raise _away("the intent was stored elsewhere and cannot be read now") from None
             return known
         answer = _answer(outcome)
-        self._remember(ask, answer)
+        if outcome.receipt is not None:
+            # What was not recorded never happened: with the same key it may be asked again.
+            self._remember(ask, answer)
         if outcome.status is Status.QUEUED:
             self._on_parked()
         return answer
 
     async def _repeat(self, agent: str, idempotency_key: str, digest: str) -> Answer | None:
-        """Answer for a key that was used before, None if it was not."""
+        """Answer for a key that was used before, None if it was not. Raises: Problem."""
+        settled = not self._in_journal()
         try:
             stored = await self._store.by_key(agent, idempotency_key)
         except StoreUnreachable:
-            stored = None
+            stored, settled = None, False
         if stored is None:
-            # Not stored, or stored where nobody can look now: the journal's intents are known here only.
+            if settled:
+                return None
+            # Stored where nobody can look now: the journal's intents are known here only.
             remembered = self._by_id.get(self._by_key.get((agent, idempotency_key), ""))
             if remembered is None:
                 return None
@@ -151,16 +166,25 @@ class Submissions:
             return _without_token(remembered.answer)
         _same_request(stored.request_digest, digest)
         if stored.status == Status.GRANTED:
-            return await self._token_again(stored)
+            return await self._token_again(stored, settled=settled)
         return await self._as_stored(stored)
 
-    async def _token_again(self, stored: StoredIntent) -> Answer:
-        """Answer with the same token while it is unexpired and unconsumed. Raises: Problem 409, 503."""
+    async def _token_again(self, stored: StoredIntent, *, settled: bool) -> Answer:
+        """Answer with the same token while it is unexpired and unconsumed. Raises: Problem 409, 503.
+
+        Not unless the log was `settled` before the store was read: an allow whose commit is in doubt reads as granted,
+        and what voids it may wait in the journal.
+        """
+        if not settled:
+            raise _away("the token's state cannot be read now")
         claims = Claims.from_json(stored.claims) if stored.claims is not None else None
         now = self._clock.now()
         if claims is None or stored.consumed or stored.revoked or now.timestamp() >= claims.exp:
             raise Problem(409, ReasonCode.INTENT_FINISHED, "the intent was granted and is over")
-        token = await self._authorizer.sign_again(claims)
+        try:
+            token = await self._authorizer.sign_again(claims)
+        except BoundaryUnavailable as error:
+            raise Problem(503, error.reason_code, "the token could not be signed", retry_after_s=2) from error
         return Answer(status=200, envelope={**stored.envelope, "token": token})
 
     # --- look -----------------------------------------------------------------------------------------------------
@@ -187,11 +211,10 @@ class Submissions:
             await asyncio.sleep(min(_POLL_S, left))
 
     async def _own(self, agent: str, intent_id: str) -> StoredIntent:
+        settled = not self._in_journal()
         stored = await self._store.get(intent_id)
-        if stored is None:
-            remembered = self._by_id.get(intent_id)
-            if remembered is not None and remembered.agent == agent:
-                raise StoreUnreachable("the intent is still in the journal")
+        if stored is None and not settled:
+            raise StoreUnreachable("the intent may still be in the journal")
         if stored is None or stored.agent != agent:
             raise Problem(404, ReasonCode.NOT_FOUND, "there is no such intent")
         return stored
@@ -201,7 +224,7 @@ class Submissions:
         envelope["token"] = None
         queue = envelope.get("queue")
         if stored.status == Status.QUEUED and isinstance(queue, dict):
-            envelope["queue"] = {**queue, "position": await self._store.position(stored.intent_id)}
+            envelope["queue"] = {**queue, "position": await self._position(stored.intent_id)}
         if stored.status == Status.CLAIMABLE and stored.claim_by is not None:
             envelope["queue"] = {
                 "state": "durable",
@@ -218,16 +241,28 @@ class Submissions:
             retry_after_s=retry_after if isinstance(retry_after, int) else None,
         )
 
+    async def _position(self, intent_id: str) -> int | None:
+        try:
+            return await self._store.position(intent_id)
+        except StoreUnreachable:
+            return None  # the place in line is a courtesy
+
     # --- claim, cancel --------------------------------------------------------------------------------------------
 
     async def claim(self, agent: str, intent_id: str) -> Answer:
         """Pick up a late allow. Raises: Problem 404, 409, 410, 503."""
+        # One at a time: a second claim finds the first one settled, never in doubt.
+        async with self._claims.setdefault(intent_id, asyncio.Lock()):
+            return await self._claim(agent, intent_id)
+
+    async def _claim(self, agent: str, intent_id: str) -> Answer:
+        settled = not self._in_journal()
         try:
             stored = await self._own(agent, intent_id)
         except StoreUnreachable:
             raise _away("the intent cannot be read now") from None
         if stored.status == Status.GRANTED:
-            return await self._token_again(stored)
+            return await self._token_again(stored, settled=settled)
         overdue = stored.claim_by is not None and stored.claim_by <= self._clock.now()
         if stored.status == Status.EXPIRED or (stored.status == Status.CLAIMABLE and overdue):
             raise Problem(410, ReasonCode.EXPIRED, "the time to claim is over")
@@ -239,12 +274,13 @@ class Submissions:
             return await self._claimed_meanwhile(agent, intent_id)
 
     async def _claimed_meanwhile(self, agent: str, intent_id: str) -> Answer:
+        settled = not self._in_journal()
         try:
             stored = await self._own(agent, intent_id)
         except StoreUnreachable:
             raise _away("the intent cannot be read now") from None
         if stored.status == Status.GRANTED:
-            return await self._token_again(stored)
+            return await self._token_again(stored, settled=settled)
         raise Problem(409, ReasonCode.NOT_CLAIMABLE, f"the intent is {stored.status}")
 
     async def cancel(self, agent: str, intent_id: str) -> Answer:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import signal
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 import uvloop
 
@@ -15,12 +16,20 @@ from intent_queue.pace import Pace
 from services.compose import background, open_service
 from services.decision.finding import BundleInvalid
 from services.draining import AuthorizingDecider
+from services.ports import Entry, RecordingFailed
 from services.process import configure_logging, read_settings, refuse_bundle
 
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Awaitable, Callable
 
+    from intent_queue.drain import TickReport
+    from services.compose import Service
     from services.settings import Settings
+
+    Tick: TypeAlias = Callable[[], Awaitable[TickReport]]
+
+_log = logging.getLogger(__name__)
 
 #: The boundaries must have been closed this long before the drain starts: a recovered dependency is fragile.
 _CLOSED_FOR_S: Final = 5.0
@@ -55,9 +64,34 @@ async def _work(settings: Settings) -> None:
             AuthorizingDecider(service.authorizer),
             service.clock,
             Pace(),
-            lambda: service.upkeep.closed_for_s() >= _CLOSED_FOR_S,
+            lambda: not stop.is_set() and service.upkeep.closed_for_s() >= _CLOSED_FOR_S,
             worker=settings.instance,
         )
-        await worker.run(settings.broker_url, worker.led_by(leader, drain.tick), stop=stop)
+        tick = parking_recorded(drain.tick, service)
+        await worker.run(settings.broker_url, worker.led_by(leader, tick), stop=stop)
         for task in running:
             task.cancel()
+
+
+def parking_recorded(
+    tick: Callable[[], Awaitable[TickReport]], service: Service
+) -> Callable[[], Awaitable[TickReport]]:
+    """Return a tick that records which intents it parked: they stay denied until an operator looks at them."""
+
+    async def tick_and_record() -> TickReport:
+        report = await tick()
+        for intent_id in report.parked:
+            _log.error("%s was tried too often and is parked", intent_id)
+            entry = Entry(
+                kind="queue.parked",
+                at=service.clock.now(),
+                members={"intent_id": intent_id},
+                journal_may_release=True,
+            )
+            try:
+                service.lane.append(entry)
+            except RecordingFailed as error:
+                _log.error("the parking of %s could not be recorded: %s", intent_id, error)
+        return report
+
+    return tick_and_record

@@ -18,6 +18,7 @@ from signer.profile import MemoryFull, ProfileViolation
 
 if TYPE_CHECKING:
     from holdfast.strict_json import JSON
+    from holdfast.token import VerifyKey
 
     from signer.keyfile import SigningKey
     from signer.profile import OnePayload, Profile
@@ -76,12 +77,7 @@ class Signer:
             sort_headers=True,
         )
         # 5. Verify as an executor would, and compare: what leaves is what was asked for.
-        try:
-            verified = verify_signature(token, (self._key.public,))
-        except TokenRejected as error:
-            raise SigningFault("the token does not verify after signing") from error
-        if verified != claims:
-            raise SigningFault("the token says something else than was asked for")
+        check_made(token, claims, self._key.public)
         level = logging.DEBUG if claims.mode == Mode.NORMAL else logging.INFO
         _LOG.log(level, "signed %s for %a, intent %s, mode %s", claims.jti, claims.aud, claims.txn, claims.mode)
         return token
@@ -109,6 +105,16 @@ class Signer:
     def jwks(self) -> list[dict[str, str]]:
         """Return the public keys, as JWKs."""
         return [self._key.public.to_jwk()]
+
+
+def check_made(token: str, claims: Claims, key: VerifyKey) -> None:
+    """Return if `token` verifies under `key` and says exactly `claims`. Raises: SigningFault."""
+    try:
+        verified = verify_signature(token, (key,))
+    except TokenRejected as error:
+        raise SigningFault("the token does not verify after signing") from error
+    if verified != claims:
+        raise SigningFault("the token says something else than was asked for")
 
 
 def _token_characters(signed_bytes: bytes, kid: str) -> int:

@@ -52,7 +52,7 @@ def run_lint(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(json.dumps({"ok": not refused, "findings": [_finding(found) for found in findings]}, indent=2))
     else:
-        _print_findings(findings)
+        _print_findings(findings, refusing)
         print(f"{_counted(findings)}: {'refused' if refused else 'ok'}", file=sys.stderr)
     return 1 if refused else 0
 
@@ -65,7 +65,7 @@ def run_test(arguments: argparse.Namespace) -> int:
     except PolicyFilesUnreadable as unreadable:
         return _unreadable(unreadable)
     except BundleInvalid as refused:
-        _print_findings(refused.findings)
+        _print_findings(refused.findings, {Severity.ERROR})
         return 1
     if arguments.junit:
         arguments.junit.write_bytes(_junit(results))
@@ -81,9 +81,9 @@ def _unreadable(unreadable: PolicyFilesUnreadable) -> int:
     return 1
 
 
-def _print_findings(findings: Iterable[Finding]) -> None:
+def _print_findings(findings: Iterable[Finding], refusing: set[Severity]) -> None:
     for found in findings:
-        prefix = "" if found.severity is Severity.ERROR else f"{found.severity}: "
+        prefix = "" if found.severity in refusing else f"{found.severity}: "
         print(f"{found.path}:{found.line}: {prefix}{found.message}")
 
 

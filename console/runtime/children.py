@@ -250,7 +250,7 @@ async def stop(process: asyncio.subprocess.Process, command: Command, *, hurry: 
             break
         with contextlib.suppress(ProcessLookupError):
             process.send_signal(stop_signal)
-            pass
+            process.send_signal(signal.SIGCONT)
         await _ended(process, hurry, command.grace_s)
     if process.returncode is not None:
         return True

@@ -193,8 +193,8 @@ def listening(host: str, port: int) -> Iterator[socket.socket]:
     """Hold a listening socket. Raises: CommandFailed if the address cannot be had."""
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-    except socket.gaierror as error:
-        raise CommandFailed(f"the host `{host}` is not known: {error.strerror}") from error
+    except (socket.gaierror, UnicodeError) as error:
+        raise CommandFailed(f"the host `{host}` is not known: {error}") from error
     with socket.socket(family, kind, protocol) as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:

@@ -110,17 +110,32 @@ BEGIN
     RETURN v_refused;
 END $$;
 
--- Each operation in turn. Rows are locked in the order of their keys, so that two lanes never wait for each other in
--- a circle.
+-- Each operation in turn. Rows are locked in one order, first of tables and then of keys, so that two lanes never wait
+-- for each other in a circle: new intents, stored intents, queue entries, consumptions.
 CREATE FUNCTION apply_effects(p_effects jsonb) RETURNS int[] LANGUAGE plpgsql AS $$
 DECLARE
     v_refused int[] := '{}';
     v_list    jsonb;
     v_one     jsonb;
+    v_over    boolean := false;
 BEGIN
     v_list := p_effects->'open_intent';
     IF v_list IS NOT NULL THEN
         v_refused := v_refused || open_intents(v_list);
+        v_over := EXISTS (SELECT FROM jsonb_array_elements(v_list) AS e WHERE e->>'over_jti' IS NOT NULL);
+    END IF;
+
+    IF v_over OR p_effects ? 'move_intent' THEN
+        PERFORM FROM intents
+          WHERE intent_id IN (
+                    SELECT e->>'intent_id' FROM jsonb_array_elements(p_effects->'open_intent') AS e
+                     WHERE e->>'over_jti' IS NOT NULL
+                    UNION ALL SELECT e->>'intent_id' FROM jsonb_array_elements(p_effects->'move_intent') AS e
+                    UNION ALL SELECT e->>'txn' FROM jsonb_array_elements(p_effects->'consume_token') AS e)
+          ORDER BY intent_id FOR UPDATE;
+    END IF;
+
+    IF v_over THEN
         FOR v_one IN SELECT e FROM jsonb_array_elements(v_list) AS e
                       WHERE e->>'over_jti' IS NOT NULL ORDER BY (e->>'i')::int LOOP
             IF NOT open_over(v_one) THEN
@@ -212,7 +227,7 @@ BEGIN
                              reason_code, envelope, claims, jti, created_at, decided_at)
         SELECT intent_id, agent, idempotency_key, decode(request_digest, 'hex'), decode(submission, 'base64'), act_hash,
                status, reason_code, envelope, claims, jti, created_at, decided_at
-          FROM e ORDER BY agent, idempotency_key, i
+          FROM e ORDER BY agent, idempotency_key, CASE WHEN idempotency_key IS NULL THEN intent_id END, i
             ON CONFLICT DO NOTHING RETURNING intent_id
     ), parked AS (
         INSERT INTO queue_entries (intent_id, agent, act_hash, state, lane, rank_at, enqueued_at, expires_at,
@@ -241,8 +256,8 @@ DECLARE
     v_row    intents%ROWTYPE;
     v_iss    text;
 BEGIN
-    -- Locked first, so that the checks below see every consumption that committed before.
-    SELECT * INTO v_row FROM intents WHERE intent_id = v_intent FOR UPDATE;
+    -- Locked by the caller, so that the checks below see every consumption that committed before.
+    SELECT * INTO v_row FROM intents WHERE intent_id = v_intent;
     IF NOT FOUND THEN
         IF cardinality(open_intents(jsonb_build_array(p_one || '{"over_jti": null}'))) > 0 THEN
             RETURN false;
@@ -280,13 +295,11 @@ CREATE FUNCTION move_intents(p_list jsonb) RETURNS int[] LANGUAGE plpgsql AS $$
 DECLARE
     v_applied int[];
 BEGIN
-    -- Locked first: the conditions below then hold until the commit, a lease's epoch included.
+    -- The intents are locked by the caller. With these locked too, the conditions below hold until the commit, a
+    -- lease's epoch included.
     PERFORM FROM queue_entries
       WHERE intent_id IN (SELECT e->>'intent_id' FROM jsonb_array_elements(p_list) AS e)
       ORDER BY intent_id FOR UPDATE;
-    PERFORM FROM intents
-      WHERE intent_id IN (SELECT e->>'intent_id' FROM jsonb_array_elements(p_list) AS e)
-      ORDER BY intent_id FOR NO KEY UPDATE;
 
     WITH e AS MATERIALIZED (
         SELECT DISTINCT ON (intent_id) *

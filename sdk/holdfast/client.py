@@ -25,7 +25,7 @@ from holdfast.jwks import FetchedKeys, Freshness, PinnedKeys
 from holdfast.submission import Authority, Conversation, Patience, ask, check_idempotency_key
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping
+    from collections.abc import Callable, Mapping
     from types import TracebackType
 
     import httpx2
@@ -90,7 +90,7 @@ class Client:
         *,
         idempotency_key: str | None = None,
         wait: float | None = None,
-        on_progress: Callable[[Mapping[str, object]], None] | None = None,
+        on_progress: Callable[[Mapping[str, object]], object] | None = None,
         **members: Unpack[IntentMembers],
     ) -> Authority:
         """Ask for one action, as an `Intent` or in keywords, and return the verified authority.
@@ -178,7 +178,7 @@ class AsyncClient:
         *,
         idempotency_key: str | None = None,
         wait: float | None = None,
-        on_progress: Callable[[Mapping[str, object]], Awaitable[None] | None] | None = None,
+        on_progress: Callable[[Mapping[str, object]], object] | None = None,
         **members: Unpack[IntentMembers],
     ) -> Authority:
         """See `Client.submit`. `on_progress` may be a coroutine function."""

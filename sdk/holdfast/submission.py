@@ -218,14 +218,15 @@ class Conversation:
     async def _send(self, request: Request) -> Reply:
         """Send, and again while nothing says that the service took it. Never again after an answer of its own."""
         give_up_at = self._outside.monotonic() + self._patience.retry_budget_s
-        for attempt in range(self._patience.attempts):
-            reply = await self._outside.exchange(request)
+        reply = await self._outside.exchange(request)
+        for attempt in range(self._patience.attempts - 1):
             if isinstance(reply, Answer) and reply.status not in RETRIED:
-                return reply
+                break
             pause_s = self._patience.pause_s(attempt, self._outside.jitter())
-            if attempt + 1 == self._patience.attempts or self._outside.monotonic() + pause_s > give_up_at:
+            if self._outside.monotonic() + pause_s > give_up_at:
                 break
             await self._outside.pause(pause_s)
+            reply = await self._outside.exchange(request)
         return reply
 
     async def _wait(
@@ -369,7 +370,9 @@ def _as_refused(envelope: Mapping[str, JSON]) -> Refused:
     code = envelope.get("reason_code")
     known = code if isinstance(code, str) and code in ReasonCode.__members__ else ReasonCode.SERVICE_UNAVAILABLE
     status = http_status(ReasonCode(known))
-    kind = NotDecided if status == UNAVAILABLE else Refused
+    if status == OK:  # allowed, and not claimed: there is no token yet
+        status = ACCEPTED
+    kind = NotDecided if status in (ACCEPTED, UNAVAILABLE) else Refused
     return kind(str(known), _detail(envelope), http_status=status, envelope=envelope)
 
 

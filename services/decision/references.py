@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 from services.decision import finding, rules
 from services.decision.catalog import Impact
+from services.decision.manifest import EntryEffect
 from services.decision.manifest_rules import ActionScopes
 from services.decision.pattern import MostSpecific, is_glob, overlap, ties
 from services.decision.risk import PRODUCTION
@@ -120,6 +121,8 @@ def _unreachable(bundle: Bundle, manifest: Manifest, scopes: ActionScopes) -> It
             yield finding.warning(path, f"the tool `{tool}` matches nothing in the catalogue", line=line, column=column)
     tools = scopes.of_any(manifest.spec.tools)
     for key, index, entry in _entries(manifest):
+        if entry.effect == EntryEffect.DENY:
+            continue  # A denial that reaches nothing yet is a precaution.
         reached = scopes.of(entry.action) & tools
         line, column = tree.at("spec", key, index)
         if not reached:

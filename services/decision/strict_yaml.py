@@ -45,6 +45,8 @@ _KINDS_11: Final = {
     "tag:yaml.org,2002:bool": "boolean",
     "tag:yaml.org,2002:int": "integer",
     "tag:yaml.org,2002:float": "number",
+    "tag:yaml.org,2002:value": "default value",
+    "tag:yaml.org,2002:merge": "merge",
 }
 
 Scalar: TypeAlias = "str | int | float | bool | None"
@@ -234,7 +236,7 @@ class _Composer:
     def _scalar(self, text: str, line: int, column: int) -> Scalar:
         kind_11 = _kind_11(text)
         if kind_11 != _kind_12(text) or (kind_11 == "integer" and not _is_decimal(text)):
-            self._find(f"`{text[:40]}` means different things in YAML 1.1 and 1.2: {_advice(text)}", line, column)
+            self._find(f"`{text[:40]}` is not the same to every reader of YAML: {_advice(text)}", line, column)
             return None
         if kind_11 == "null":
             return None

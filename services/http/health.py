@@ -13,7 +13,7 @@ from services.breaker import State
 from services.http.wire import Endpoint, json_response
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from holdfast.strict_json import JSON
     from starlette.requests import Request
@@ -41,6 +41,10 @@ class Vitals(Protocol):
 
     def journal_bytes(self) -> int:
         """Return how many journal bytes PostgreSQL does not have yet."""
+        ...
+
+    def records(self) -> Mapping[str, int]:
+        """Return how many records were made durable since the start, by sink."""
         ...
 
 
@@ -83,4 +87,6 @@ class HealthEndpoints:
             self._metrics.boundary_state.labels(state.name).set(_STATE_NUMBERS[state.state])
         self._metrics.recorder_in_journal.set(int(self._vitals.in_journal()))
         self._metrics.journal_bytes.set(self._vitals.journal_bytes())
+        for sink, total in self._vitals.records().items():
+            self._metrics.records_so_far(sink, total)
         return Response(generate_latest(self._metrics.registry), media_type=CONTENT_TYPE_LATEST)

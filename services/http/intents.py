@@ -13,7 +13,7 @@ from starlette.routing import Route
 
 from services.authorizer import IdempotencyKeyRequired
 from services.credentials import Kind
-from services.http.wire import Endpoint, json_response, read_json
+from services.http.wire import Endpoint, json_response, path_id, query, read_json
 from services.submissions import MAX_WAIT_S, Problem
 
 if TYPE_CHECKING:
@@ -25,7 +25,9 @@ if TYPE_CHECKING:
     from services.submissions import Answer, Submissions
 
 _IDEMPOTENCY_KEY: Final = re.compile(r"[\x21-\x7e]{1,255}")
-_SECONDS: Final = re.compile(r"\d{1,3}(?:\.\d{1,3})?")
+_SECONDS: Final = re.compile(r"[0-9]{1,3}(?:\.[0-9]{1,3})?")
+#: The log keeps a digest of each: more would make a record that is too large for it.
+_MAX_PARAMETERS: Final = 1000
 
 
 class IntentEndpoints:
@@ -62,17 +64,18 @@ class IntentEndpoints:
 
     async def _get(self, request: Request) -> Response:
         agent = await self._callers.require(request, Kind.AGENT)
-        return _response(await self._submissions.get(agent, request.path_params["intent_id"], wait_s=_wait_s(request)))
+        intent_id, wait_s = path_id(request, "intent_id"), _wait_s(request)
+        return _response(await self._submissions.get(agent, intent_id, wait_s=wait_s))
 
     async def _claim(self, request: Request) -> Response:
         agent = await self._callers.require(request, Kind.AGENT)
-        answer = await self._submissions.claim(agent, request.path_params["intent_id"])
+        answer = await self._submissions.claim(agent, path_id(request, "intent_id"))
         self._count(answer, None)
         return _response(answer)
 
     async def _cancel(self, request: Request) -> Response:
         agent = await self._callers.require(request, Kind.AGENT)
-        return _response(await self._submissions.cancel(agent, request.path_params["intent_id"]))
+        return _response(await self._submissions.cancel(agent, path_id(request, "intent_id")))
 
     def _count(self, answer: Answer, seconds: float | None) -> None:
         envelope = answer.envelope
@@ -82,7 +85,9 @@ class IntentEndpoints:
 
 
 def _deliverable(intent: Intent) -> Intent:
-    """Refuse what this service could not keep: a promise to call back. Raises: InvalidIntent."""
+    """Refuse what this service could not keep: a promise to call back, a record of that size. Raises: InvalidIntent."""
+    if len(intent.parameters) > _MAX_PARAMETERS:
+        raise InvalidIntent(f"`parameters` has more than {_MAX_PARAMETERS} members")
     if intent.callback_url is not None:
         raise InvalidIntent("`callback_url` is not supported; poll or wait instead")
     return intent
@@ -98,7 +103,7 @@ def _idempotency_key(request: Request) -> str | None:
 
 
 def _wait_s(request: Request) -> float:
-    text = request.query_params.get("wait")
+    text = query(request, {"wait"}).get("wait")
     if text is None:
         return 0.0
     if _SECONDS.fullmatch(text) is None or float(text) > MAX_WAIT_S:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import base64
 import binascii
+import re
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from holdfast import strict_json
 from holdfast.errors import MalformedJSON
@@ -17,7 +18,7 @@ from intent_queue.order import Lane
 from intent_queue.states import State
 from intent_queue.store import QueueUnavailable
 from services.credentials import Kind
-from services.http.wire import Endpoint, json_response
+from services.http.wire import Endpoint, json_response, query
 from services.outcome import LANE_NAMES, rfc3339
 from services.submissions import Problem
 
@@ -30,8 +31,10 @@ if TYPE_CHECKING:
     from intent_queue.store import QueueStore
     from services.http.callers import Callers
 
-_FILTERS = frozenset({"state", "lane", "agent", "reason_code", "limit", "after"})
-_MAX_PAGE = 500
+_FILTERS: Final = frozenset({"state", "lane", "agent", "reason_code", "limit", "after"})
+_LIMIT: Final = re.compile(r"[0-9]{1,3}")
+_MAX_PAGE: Final = 500
+_INTENT_ID: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
 class OperatorEndpoints:
@@ -47,20 +50,19 @@ class OperatorEndpoints:
 
     async def _list(self, request: Request) -> Response:
         await self._callers.require(request, Kind.OPERATOR)
-        query = request.query_params
-        if set(query) - _FILTERS:
-            raise _malformed(f"the filters are {', '.join(sorted(_FILTERS))}")
-        limit = query.get("limit", "100")
-        if not limit.isascii() or not limit.isdigit() or not 1 <= int(limit) <= _MAX_PAGE:
+        asked = query(request, _FILTERS)
+        limit = asked.get("limit", "100")
+        if _LIMIT.fullmatch(limit) is None or not 1 <= int(limit) <= _MAX_PAGE:
             raise _malformed(f"`limit` is 1 to {_MAX_PAGE}")
         filters = Filters(
-            state=_state(query.get("state")),
-            lane=_lane(query.get("lane")),
-            agent=query.get("agent"),
-            reason_code=query.get("reason_code"),
+            state=_state(asked.get("state")),
+            lane=_lane(asked.get("lane")),
+            agent=asked.get("agent"),
+            reason_code=asked.get("reason_code"),
         )
+        after = _cursor(asked.get("after"))
         try:
-            page = await self._queue.page(after=_cursor(query.get("after")), limit=int(limit), filters=filters)
+            page = await self._queue.page(after=after, limit=int(limit), filters=filters)
         except QueueUnavailable as error:
             raise Problem(
                 503, ReasonCode.SERVICE_UNAVAILABLE, "the queue cannot be read now", retry_after_s=2
@@ -123,12 +125,11 @@ def _cursor(text: str | None) -> Cursor | None:
         case [str(lane), str(rank_at), str(intent_id)]:
             try:
                 moment = datetime.fromisoformat(rank_at)
-                place = Lane(int(lane))
-            except ValueError as error:
+                if moment.utcoffset() is None or _INTENT_ID.fullmatch(intent_id) is None:
+                    raise wrong
+                return Cursor(lane=Lane(int(lane)), rank_at=moment.astimezone(UTC), intent_id=intent_id)
+            except (ValueError, OverflowError) as error:
                 raise wrong from error
-            if moment.utcoffset() is None:
-                raise wrong
-            return Cursor(lane=place, rank_at=moment, intent_id=intent_id)
         case _:
             raise wrong
 

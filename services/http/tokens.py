@@ -10,7 +10,7 @@ from holdfast.reasons import ReasonCode
 from starlette.routing import Route
 
 from services.credentials import Kind
-from services.http.wire import Endpoint, json_response, read_json
+from services.http.wire import Endpoint, json_response, path_id, read_json
 from services.submissions import Problem
 
 if TYPE_CHECKING:
@@ -70,6 +70,7 @@ class TokenEndpoints:
 
     async def _outcome(self, request: Request) -> Response:
         executor = await self._callers.require(request, Kind.EXECUTOR)
+        jti = path_id(request, "jti")
         body = _object(await read_json(request), {"status"}, {"detail"})
         outcome, detail = body["status"], body.get("detail")
         if not isinstance(outcome, str) or outcome not in _OUTCOMES:
@@ -78,7 +79,7 @@ class TokenEndpoints:
             raise _malformed(f"`detail` must be a string of at most {_MAX_DETAIL} characters")
         return json_response(
             200,
-            await self._consumption.report(executor, request.path_params["jti"], outcome=outcome, detail=detail),
+            await self._consumption.report(executor, jti, outcome=outcome, detail=detail),
         )
 
     async def _jwks(self, request: Request) -> Response:  # noqa: ARG002 - public, the same for everybody

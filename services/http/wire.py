@@ -18,12 +18,14 @@ from services.submissions import Problem
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
+    from collections.abc import Set as AbstractSet
 
     from holdfast.strict_json import JSON
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 MAX_BODY_BYTES: Final = 256 * 1024
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,128}")
+_PATH_ID: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _REQUEST_ID_HEADER: Final = "x-request-id"
 
 _TITLES: Final[Mapping[int, str]] = {
@@ -93,6 +95,25 @@ async def read_json(request: Request, *, max_bytes: int = MAX_BODY_BYTES) -> JSO
         return strict_json.loads(b"".join(chunks))
     except MalformedJSON as error:
         raise Problem(400, ReasonCode.REQUEST_MALFORMED, str(error)) from error
+
+
+def path_id(request: Request, name: str) -> str:
+    """Return the id in the path. Raises: Problem 404 for what no id looks like."""
+    given = request.path_params[name]
+    if not isinstance(given, str) or _PATH_ID.fullmatch(given) is None:
+        raise Problem(404, ReasonCode.NOT_FOUND, "there is nothing by that id")
+    return given
+
+
+def query(request: Request, known: AbstractSet[str]) -> dict[str, str]:
+    """Return the query. Raises: Problem 400 for a parameter that is unknown, stands twice, or holds a NUL."""
+    pairs = request.query_params.multi_items()
+    found = dict(pairs)
+    if found.keys() - known:
+        raise Problem(400, ReasonCode.REQUEST_MALFORMED, f"the query's parameters are {', '.join(sorted(known))}")
+    if len(found) != len(pairs) or any("\x00" in value for value in found.values()):
+        raise Problem(400, ReasonCode.REQUEST_MALFORMED, "a parameter of the query stands twice or holds a NUL")
+    return found
 
 
 def json_response(status: int, body: Mapping[str, JSON], *, retry_after_s: int | None = None) -> Response:

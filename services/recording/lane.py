@@ -468,7 +468,8 @@ class Lane:
     async def _return_to_database(self) -> None:
         """One step: drain some, and once nothing is left anywhere, flip."""
         try:
-            if await self._drain_frames():
+            # What waits by now goes to the database behind the last frame: a busy lane would never find both empty.
+            if await self._drain_frames() and not self._journal.empty:
                 return
             if self._unplaced:
                 await self._drain_unplaced()
@@ -577,9 +578,9 @@ class Lane:
         if not self._past_settled or not self._orphans or self._diverged:
             return
         if all(item.done for orphan in self._orphans for item in orphan.written):
-            orphans, self._orphans = self._orphans, []
-            for orphan in orphans:
+            for orphan in list(self._orphans):
                 await asyncio.to_thread(orphan.discard)
+                self._orphans.remove(orphan)
 
     def _close_journals(self) -> None:
         for orphan in self._orphans:

@@ -78,6 +78,7 @@ class MemorySink:
         self._connection: asyncio.Future[None] | None = None
         self.commits = 0
         self.under_way = 0
+        self.cancelled = 0
 
     async def connect(self, identity: str) -> None:
         self.abandon()
@@ -122,6 +123,9 @@ class MemorySink:
             if fault is Fault.RAISE_AFTER_COMMIT:
                 raise TimeoutError("answered too late")
             return refused
+        except asyncio.CancelledError:
+            self.cancelled += 1
+            raise
         finally:
             self.under_way -= 1
 

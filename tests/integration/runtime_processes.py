@@ -31,6 +31,17 @@ def children_of(pid: int) -> set[int]:
     return found
 
 
+def program(pid: int) -> str:
+    """Return what a process was started as."""
+    return Path(f"/proc/{pid}/cmdline").read_text().partition("\0")[0]
+
+
+def told_to(pid: int) -> set[str]:
+    """Return the values in a process's environment."""
+    entries = Path(f"/proc/{pid}/environ").read_text().split("\0")
+    return {value for _, _, value in (entry.partition("=") for entry in entries)}
+
+
 def owner(pid: int) -> int:
     """Return the user id that a process runs as."""
     return Path(f"/proc/{pid}").stat().st_uid

@@ -9,10 +9,10 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from runtime_processes import alive, until
+from runtime_processes import alive, program, until
 
 from console.runtime import leash
-from console.runtime.children import Children, Command, run_once
+from console.runtime.children import RESTARTS_BEFORE_READY, Children, Command, run_once
 from console.runtime.failure import CommandFailed
 
 pytestmark = pytest.mark.integration
@@ -41,6 +41,15 @@ async def test_a_child_that_is_killed_runs_again_and_that_is_said(tmp_path):
     assert not alive(second)
     assert said[0].startswith(f"sleeper (pid {first}) was killed by SIGKILL; restart 1 of")
     assert said[1] == f"sleeper is running again (pid {second})"
+
+
+async def test_a_child_that_was_ready_once_is_borne_with_for_longer(tmp_path):
+    async with Children(logs=tmp_path, say=lambda _: None) as children:
+        await children.start(shell("sleeper", "exec sleep 600"), at_once)
+        for _ in range(RESTARTS_BEFORE_READY + 1):
+            pid = children.pids()["sleeper"]
+            os.kill(pid, signal.SIGKILL)
+            await until(lambda pid=pid: children.pids()["sleeper"] != pid)
 
 
 async def test_a_child_that_cannot_start_is_given_up_with_the_end_of_its_log(tmp_path):
@@ -171,7 +180,8 @@ async def test_a_supervisor_that_is_killed_leaves_no_child(tmp_path):
     )
     pids = [int(pid) for pid in (await supervisor.stdout.readline()).split()]
     assert len(pids) == 2
-    assert all(alive(pid) for pid in pids)
+    # Past the leash, which would notice the loss by itself.
+    await until(lambda: all(program(pid) == "/bin/sleep" for pid in pids))
 
     supervisor.kill()
     await supervisor.communicate()

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import httpx2
 import pytest
-from runtime_processes import PATIENCE_S, alive, children_of, until
+from runtime_processes import PATIENCE_S, alive, children_of, told_to, until
 
 pytestmark = pytest.mark.integration
 
@@ -237,7 +237,10 @@ async def test_an_existing_database_and_broker_are_used_instead(service, data, t
         async with asyncio.timeout(PATIENCE_S):
             while b"ready at" not in await process.stdout.readline():
                 assert process.returncode is None
-        assert set(runtime(tmp_path / "d")["children"]) == {"signer", "api", "worker"}
+        children = runtime(tmp_path / "d")["children"]
+        assert set(children) == {"signer", "api", "worker"}
+        assert given["database_url"] in told_to(children["worker"])
+        assert given["database_url"] not in told_to(children["signer"])
         assert not (tmp_path / "d" / "postgres").exists()
     finally:
         process.terminate()

@@ -448,14 +448,14 @@ async def test_closing_ends_calls_under_way_and_later_ones(scripted, client):
 
 async def test_closing_while_connecting_leaves_no_connection(scripted, client):
     scripted.answers["keys"] = silence
-    call = asyncio.create_task(client.sign(make_claims()))
+    calls = [asyncio.create_task(client.sign(make_claims(number))) for number in range(5)]
     await scripted.asked.wait()
 
     await client.close()
 
-    with pytest.raises(SignerUnreachable):
-        await call
+    assert {type(outcome) for outcome in await asyncio.gather(*calls, return_exceptions=True)} == {SignerUnreachable}
     assert client._connection is None
+    assert scripted.connections == 1
 
 
 async def test_a_client_that_was_never_used_closes(tmp_path):

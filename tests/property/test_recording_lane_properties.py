@@ -37,7 +37,10 @@ FAULTS = [
 STEPS = st.one_of(
     st.tuples(st.just("allow"), st.integers(0, 5)),
     st.tuples(st.just("deny"), st.integers(0, 5)),
-    st.tuples(st.just("fault"), st.sampled_from(FAULTS)),
+    st.tuples(st.just("fault"), st.sampled_from([None, *FAULTS])),
+    st.tuples(st.just("allow_in_doubt"), st.sampled_from(FAULTS)),
+    st.tuples(st.just("deny_in_doubt"), st.sampled_from(FAULTS)),
+    st.tuples(st.just("outage"), st.integers(0, 5)),
     st.tuples(st.just("database"), st.booleans()),
     st.tuples(st.just("sync_fails"), st.integers(1, 3)),
     st.tuples(st.just("write_fails"), st.integers(1, 3)),
@@ -85,6 +88,13 @@ class Story:
         match what:
             case "allow" | "deny":
                 self.append(value, allow=what == "allow")
+            case "allow_in_doubt" | "deny_in_doubt":
+                world.database.faults.append(value)
+                self.append(len(self.said), allow=what == "allow_in_doubt")
+            case "outage":
+                world.database.up = False
+                self.append(value, allow=False)
+                await self.step("answers", None)
             case "fault":
                 world.database.faults.append(value)
             case "database":
@@ -125,8 +135,8 @@ class Story:
         await self.lane.stop()
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
-@given(st.lists(STEPS, min_size=3, max_size=40))
+@settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
+@given(st.lists(STEPS, min_size=6, max_size=40))
 def test_no_acknowledged_record_is_lost_and_nothing_is_released_unrecorded(steps):
     story = Story(Recorder(QUICK))
 

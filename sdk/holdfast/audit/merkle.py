@@ -1,6 +1,6 @@
 """RFC 6962 Merkle trees: hashes, and the verification of inclusion and consistency proofs. Pure.
 
-Verification returns nothing or raises AuditInvalid. Hashes are 32 bytes. Source: RFC 6962 2.1, RFC 9162 2.1.3 and 2.1.4.
+Verification returns nothing or raises AuditInvalid. Hashes are 32 bytes. Source: RFC 6962 2.1, RFC 9162 2.1.3-4.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 from holdfast.errors import AuditInvalid
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
 HASH_BYTES: Final = 32
 MAX_SIZE: Final = 2**63 - 1
@@ -64,19 +64,9 @@ def verify_inclusion(*, leaf: bytes, index: int, size: int, proof: Sequence[byte
     _check_hashes(leaf, root, *proof)
     if not 0 <= index < size <= MAX_SIZE:
         raise AuditInvalid("the leaf is outside of the tree")
-    node, last, current = index, size - 1, leaf
-    for sibling in proof:
-        if last == 0:
-            raise AuditInvalid("the inclusion proof is too long")
-        if node % 2 == 1 or node == last:
-            current = hash_children(sibling, current)
-            while node % 2 == 0 and node != 0:
-                node, last = node // 2, last // 2
-        else:
-            current = hash_children(current, sibling)
-        node, last = node // 2, last // 2
-    if last != 0:
-        raise AuditInvalid("the inclusion proof is too short")
+    current = leaf
+    for sibling, on_the_left in _climb(index, size - 1, proof):
+        current = hash_children(sibling, current) if on_the_left else hash_children(current, sibling)
     _same(current, root, "the inclusion proof leads to another root")
 
 
@@ -102,20 +92,27 @@ def verify_consistency(*, size1: int, size2: int, proof: Sequence[bytes], root1:
     while node % 2 == 1:
         node, last = node // 2, last // 2
     first = second = path[0]
-    for sibling in path[1:]:
-        if last == 0:
-            raise AuditInvalid("the consistency proof is too long")
-        if node % 2 == 1 or node == last:
+    for sibling, on_the_left in _climb(node, last, path[1:]):
+        if on_the_left:
             first, second = hash_children(sibling, first), hash_children(sibling, second)
-            while node % 2 == 0 and node != 0:
-                node, last = node // 2, last // 2
         else:
             second = hash_children(second, sibling)
-        node, last = node // 2, last // 2
-    if last != 0:
-        raise AuditInvalid("the consistency proof is too short")
     _same(first, root1, "the consistency proof leads to another first root")
     _same(second, root2, "the consistency proof leads to another second root")
+
+
+def _climb(node: int, last: int, proof: Sequence[bytes]) -> Iterator[tuple[bytes, bool]]:
+    """Yield each sibling on the way up, and whether it stands on the left. Raises: AuditInvalid for a wrong length."""
+    for sibling in proof:
+        if last == 0:
+            raise AuditInvalid("the proof is too long")
+        on_the_left = node % 2 == 1 or node == last
+        yield sibling, on_the_left
+        while on_the_left and node % 2 == 0 and node != 0:
+            node, last = node // 2, last // 2
+        node, last = node // 2, last // 2
+    if last != 0:
+        raise AuditInvalid("the proof is too short")
 
 
 def _subproof(leaves: Sequence[bytes], size1: int, *, complete: bool) -> list[bytes]:

@@ -210,6 +210,16 @@ def test_a_signature_in_a_second_base64_spelling_is_refused():
     refused(twin)
 
 
+def test_a_token_that_is_too_long_is_refused_though_it_was_signed():
+    def token_of(length):
+        return sign(REQUIRED | {"obo": "a" * length})
+
+    shortest_too_long = next(n for n in range(4000, 9000) if len(token_of(n)) > MAX_TOKEN_CHARACTERS)
+
+    assert verify_signature(token_of(shortest_too_long - 1), [KEY]).obo
+    assert "size" in refused(token_of(shortest_too_long)).detail
+
+
 @given(st.data())
 def test_changing_any_character_breaks_the_token(data):
     token = sign(REQUIRED)

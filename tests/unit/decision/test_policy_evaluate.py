@@ -58,6 +58,14 @@ def test_listed_tools_are_permitted_where_there_are_no_entries():
     assert verdict == Allow(determining=("agent:bot:tools",))
 
 
+def test_the_permit_of_the_listed_tools_names_them_in_cedar_too():
+    (permit,) = policy(bot=agent(spec="tools: [logs.query, kb.search]")).manifest_rules("bot")
+    assert permit.text == (
+        '@id("agent:bot:tools")\npermit (principal == Agent::"bot", action in [Action::"kb.search", Action::"logs.*"], resource)'
+        ' when { context.operation == "logs.query" || context.operation == "kb.search" };'
+    )
+
+
 def test_entries_are_numbered_from_one_over_policies_then_data_access():
     of = policy(
         bot=agent(

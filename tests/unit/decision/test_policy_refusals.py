@@ -52,7 +52,7 @@ CASES = [
     ("catalog", swapped(CATALOG, "max_length: 20", "min: 20"), "catalog.yaml:18: unknown field `min`"),
     ("catalog", swapped(CATALOG, 'max: "1.0"', "max: 1.0"), "catalog.yaml:19: `max` must be a string"),
     ("catalog", swapped(CATALOG, 'max: "1.0"', 'max: "1.00001"'), "is not a decimal"),
-    ("catalog", swapped(CATALOG, "enum: [EUR, USD]", "enum: [EUR, NO]"), "`NO` means different things"),
+    ("catalog", swapped(CATALOG, "enum: [EUR, USD]", "enum: [EUR, NO]"), "`NO` is not the same to every reader"),
     ("catalog", swapped(CATALOG, "enum: [EUR, USD]", "enum: []"), "`enum` must not be empty"),
     (
         "catalog",
@@ -315,6 +315,38 @@ def test_a_test_suite_is_read_strictly(old, new, message):
 def test_null_is_a_value_in_a_test_s_parameters_only():
     suite = swapped(SUITE, "id: x}}", "id: x}, parameters: {extra: null, half: 0.5}}")
     assert errors_of({**files(), "tests/s.yaml": suite.encode()}) == []
+
+
+@pytest.mark.parametrize(
+    "condition",
+    [
+        "(" * 40_000 + "true" + ")" * 20_000,
+        "[" * 5_000 + "]" * 5_000 + ".isEmpty()",
+        "{a:" * 5_000 + "1" + "}" * 5_000 + " == 1",
+        "!(" * 5_000 + "true" + ")" * 5_000,
+        "context" + ".a" * 20_000 + " == 1",
+        "context" + '["a"]' * 9_000 + " == 1",
+        "1" + "+1" * 20_000 + " == 1",
+        "true" + " && true" * 7_000,
+        "if true then " * 1_000 + "true" + " else false" * 1_000,
+        "[1]" + ".contains(1)" * 4_000,
+    ],
+)
+def test_a_rule_that_is_too_deep_for_the_engine_is_refused_before_it_gets_there(condition):
+    rule = f'@id("deep") forbid (principal, action, resource) when {{ {condition} }};'
+    (message,) = errors_of(files(refunds=rule))
+    assert message.startswith("rules/refunds.cedar:1: ")
+
+
+def test_a_long_list_in_a_rule_is_not_deep():
+    names = ", ".join(f'"n.{number}+*!(["' for number in range(2_000))
+    rule = f'@id("long") forbid (principal, action, resource) when {{ [{names}].contains(resource.id) }};'
+    assert errors_of(files(refunds=rule)) == []
+
+
+def test_a_denial_that_reaches_nothing_yet_is_a_precaution():
+    text = AGENT + '  policies: [{effect: deny, resource: "invoice/*", action: "deploy.*"}]\n'
+    assert bundles.warnings_of(files(bot=text)) == []
 
 
 def test_the_other_dialect_is_read_with_a_notice():

@@ -15,10 +15,10 @@ def refusal(data: bytes | str) -> str:
 
 
 @pytest.mark.parametrize(
-    "word", ["yes", "no", "on", "off", "No", "ON", "017", "1_000", "12:30", "1e3", "0o17", "089", "0x1F"]
+    "word", ["yes", "no", "on", "off", "No", "ON", "017", "1_000", "12:30", "1e3", "0o17", "089", "0x1F", "=", "<<"]
 )
 def test_a_scalar_that_two_versions_of_yaml_read_differently_is_refused(word):
-    assert refusal(f"a: 1\nkey: {word}\n").startswith(f"f.yaml:2: `{word}` means different things")
+    assert refusal(f"a: 1\nkey: {word}\n").startswith(f"f.yaml:2: `{word}` is not the same to every reader")
 
 
 @pytest.mark.parametrize("word", ["yes", "no", "017", "12:30", "null", "true", "1"])

@@ -201,8 +201,11 @@ def test_when_the_new_file_fails_too_nothing_counts(disk, journal, fault):
         journal.write(rows(2))
     setattr(disk, fault, 0)
     assert contents(journal) == [tuple(rows(1))]
+    failed = {path: bytes(file.cached) for path, file in disk.files.items()}
+    journal.write(rows(3))
+    assert all(disk.files[path].cached == before for path, before in failed.items()), "each is left as it is"
     disk.crash()
-    assert contents(reopened(disk)) == [tuple(rows(1))]
+    assert contents(reopened(disk)) == [tuple(rows(1)), tuple(rows(3))]
 
 
 def test_a_full_disk_does_not_matter_while_there_is_an_allocated_file(disk, journal):

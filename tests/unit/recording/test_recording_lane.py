@@ -264,15 +264,22 @@ async def test_a_denial_in_doubt_is_released_by_the_journal_and_reaches_the_data
     assert world.database.tables.queue["int_1"]["state"] == "waiting"
 
 
+async def test_a_commit_in_doubt_is_abandoned_and_not_cancelled(world):
+    """A driver answers a cancel with a request to the very server that does not answer."""
+    lane = await world.start()
+    world.database.faults.append(Fault.HANG)
+    with pytest.raises(RecordingFailed):
+        await lane.append(allow()).settled()
+    assert lane._sink.cancelled == 0
+
+
 async def test_a_denial_does_not_wait_as_long_as_a_permission(world):
     world.settings = LaneSettings(hedge_s=0.01, commit_deadline_s=3600)
     lane = await world.start()
     await lane.append(denial(0)).settled()
-    world.database.up = False
     world.database.faults.append(Fault.HANG)
     async with asyncio.timeout(10):
         assert (await lane.append(denial()).settled()).in_journal
-    world.database.up = True
 
 
 async def test_everything_chained_behind_a_commit_in_doubt_keeps_its_place(world):
@@ -347,6 +354,24 @@ async def test_the_database_may_leave_again_in_the_middle_of_a_drain(world):
     await world.restored(lane)
     assert len(world.log()) == 31
     assert len(world.database.tables.queue) == 30
+
+
+async def test_a_lane_that_is_never_idle_returns_to_the_database_all_the_same(world):
+    lane = await world.start()
+    world.database.up = False
+    await lane.append(denial(0)).settled()
+
+    async def ask(first):
+        for n in range(first, first + 100_000):
+            await lane.append(denial(n)).settled()
+
+    busy = [asyncio.create_task(ask(n * 100_000 + 1)) for n in range(4)]
+    await world.until(lambda: lane.counters.journalled > 40)
+    world.database.up = True
+    await world.restored(lane)
+    for task in busy:
+        task.cancel()
+    await asyncio.wait(busy)
 
 
 async def test_answers_do_not_wait_for_a_drain_that_hangs(world):
@@ -425,6 +450,19 @@ async def test_with_neither_database_nor_journal_everything_is_refused(world):
     await lane.append(denial(4)).settled()
     assert voids(world.log()) == {pending.receipt.seq: "not_released"}
     assert "int_1" not in world.database.tables.queue, "its caller was refused"
+
+
+async def test_a_refused_effect_whose_void_no_place_takes_is_an_answer_to_nobody(world):
+    lane = await world.start()
+    await lane.append(allow()).settled()
+    world.database.faults.extend([None, Fault.REFUSE])
+    world.disk.fail_sync, world.disk.full = 1, True
+    second = lane.append(allow())
+    with pytest.raises(RecordingFailed):
+        await second.settled()
+    world.disk.full = False
+    await world.restored(lane)
+    assert voids(world.log()) == {second.receipt.seq: "effect_refused"}
 
 
 async def test_a_database_that_returns_first_takes_what_no_journal_took(world):
@@ -547,6 +585,22 @@ async def test_the_journal_of_a_pod_that_is_gone_is_drained_and_adopted(world):
     assert settled.receipt in [found.receipt for found in log]
     await world.until(lambda: not lane._orphans)
     assert not [name for name in world.disk.names(ROOT / "gone") if name.endswith(".journal")]
+
+
+async def test_a_commit_that_a_gone_pod_left_hanging_is_fenced_before_its_journal_is_drained(world):
+    gone = await world.start("gone")
+    await gone.append(denial(0)).settled()
+    world.database.up = False
+    await gone.append(denial(1)).settled()
+    world.database.faults.append(Fault.HANG)
+    world.database.up = True
+    await world.until(lambda: world.database.in_flight)
+    await world.crash(gone)
+    assert world.database.in_flight
+    lane = await world.start("here")
+    assert not world.database.in_flight
+    await lane.append(denial(2)).settled()
+    assert world.database.tables.queue.keys() == {"int_0", "int_1", "int_2"}
 
 
 async def test_the_journal_of_a_pod_that_lives_is_left_alone(world):

@@ -117,6 +117,14 @@ def test_a_removed_record_is_found(stream):
     assert fatal(verify_stream(stream.records)) == [("INVALID", stream.name, 2)]
 
 
+def test_a_record_with_another_number_is_found(stream):
+    """It links, and a seal stands behind it; only its number is not its place."""
+    stream.add(seal=False, raw={"seq": 9})
+    stream.add()
+
+    assert fatal(verify_stream(stream.records)) == [("INVALID", stream.name, 5)]
+
+
 def test_swapped_records_are_found(stream):
     stream.records[1], stream.records[2] = stream.records[2], stream.records[1]
 

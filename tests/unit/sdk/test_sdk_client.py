@@ -287,6 +287,29 @@ async def test_waiting_ends_at_its_deadline_undecided(agent, service, refund):
     assert (type(error), error.code) == (NotDecided, "EVALUATION_UNAVAILABLE")
 
 
+async def test_an_allow_that_cannot_be_claimed_in_time_is_undecided(agent, service, refund):
+    """Claimable is not a permission: the token comes with the claim, which fails here."""
+    service.verdict = ReasonCode.EVALUATION_UNAVAILABLE
+    service.on_poll = [("claimable", "ALLOWED")] * 200
+    service.lie("/claim", *[lambda _: problem(503, "SIGNING_UNAVAILABLE")] * 200)
+
+    error = await agent.refused(refund, wait=0.05)
+
+    assert (type(error), error.http_status == 200) == (NotDecided, False)
+
+
+async def test_a_submission_repeated_when_it_is_claimable_is_claimed_by_waiting(agent, service, refund):
+    service.verdict = ReasonCode.EVALUATION_UNAVAILABLE
+    intent_id = (await agent.refused(refund, idempotency_key="k")).envelope["intent_id"]
+    stored = service.intents[intent_id]
+    stored.status = "claimable"
+    claimable = service._envelope(stored) | {"reason_code": "ALLOWED"}
+    service.lie("/v1/intents", *[lambda _: httpx2.Response(202, json=claimable)] * 2)
+
+    assert type(await agent.refused(refund, idempotency_key="k")) is NotDecided
+    assert (await agent.submit(refund, idempotency_key="k", wait=5)).intent_id == intent_id
+
+
 async def test_an_intent_that_nobody_keeps_is_not_waited_for(agent, service, refund):
     service.verdict, service.queued = ReasonCode.EVALUATION_UNAVAILABLE, False
 

@@ -62,14 +62,18 @@ def test_published_inclusion_proofs(path):
 @pytest.mark.parametrize("path", cases("consistency"), ids=lambda path: f"{path.parent.name}/{path.stem}")
 def test_published_consistency_proofs(path):
     case = json.loads(path.read_bytes())
+    roots = [b64(case["root1"]), b64(case["root2"])]
+    # One case has text for roots, "don't care"; here every hash has the length of one.
+    are_hashes = {len(each) for each in roots} <= {32}
     assert holds(
         verify_consistency,
         size1=case["size1"],
         size2=case["size2"],
         proof=[b64(each) for each in case["proof"] or []],
-        root1=b64(case["root1"]),
-        root2=b64(case["root2"]),
-    ) is (not case["wantErr"] and case["size1"] > 0)
+        root1=roots[0],
+        root2=roots[1],
+    ) is (not case["wantErr"] and are_hashes)
+    assert case["size1"] > 0 or case["wantErr"], "the empty tree proves nothing"
 
 
 LEAVES = [hash_leaf(bytes([number])) for number in range(33)]

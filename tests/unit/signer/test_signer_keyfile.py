@@ -5,6 +5,7 @@ import os
 import stat
 
 import pytest
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from signer import keyfile
 from signer.keyfile import KeyFileError, KeyState, SigningKey
@@ -115,6 +116,18 @@ def test_every_cut_of_a_key_file_is_refused(sealed):
     for length in range(len(sealed.rstrip())):
         with pytest.raises(KeyFileError):
             keyfile.unseal(sealed[:length], PASSPHRASE)
+
+
+@pytest.mark.parametrize("named", [{"kid": OTHER.kid}, {"x": OTHER.to_jwk()["x"]}])
+def test_a_file_that_names_another_key_is_refused_even_when_it_was_sealed_so(sealed, named):
+    """The name is authenticated, so only a faulty writer could bring this about."""
+    envelope = json.loads(sealed) | named
+    del envelope["sealed"]
+    sealing_key = keyfile._derive(PASSPHRASE, bytes.fromhex(envelope["salt"]), N)
+    box = AESGCM(sealing_key).encrypt(bytes.fromhex(envelope["nonce"]), SEED, keyfile._authenticated(envelope))
+
+    with pytest.raises(KeyFileError, match="another public key"):
+        keyfile.unseal(changed(sealed, named | {"sealed": box.hex()}), PASSPHRASE)
 
 
 def test_a_key_does_not_print_its_private_part():

@@ -143,6 +143,17 @@ def test_a_signature_that_does_not_verify_never_leaves(key, profile, memory, mak
         signer.canary("0" * 32, now=now)
 
 
+def test_a_token_that_says_something_else_never_leaves(signer, key, make_claims, now):
+    """It verifies, and is not what was asked for."""
+    asked_for = make_claims()
+    token = signer.sign(asked_for.to_json(), replaces=None, now=now)
+
+    signing.check_made(token, asked_for, key.public)
+    for other in (make_claims(aud="deploy"), make_claims(exp=now + 61), make_claims(obo="user:alice")):
+        with pytest.raises(SigningFault, match="something else"):
+            signing.check_made(token, other, key.public)
+
+
 def test_health_is_a_signature_over_the_nonce(signer, key, now):
     nonce = "5a" * 16
 

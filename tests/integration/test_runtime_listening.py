@@ -7,6 +7,8 @@ import pytest
 from console.runtime.failure import CommandFailed
 from console.runtime.supervisor import base_url, listening
 
+pytestmark = pytest.mark.integration
+
 
 def test_port_0_takes_a_free_one_and_names_it():
     with listening("127.0.0.1", 0) as listener:
@@ -33,7 +35,7 @@ def test_everywhere_is_reached_on_loopback():
         assert base_url("0.0.0.0", listener).startswith("http://127.0.0.1:")
 
 
-@pytest.mark.parametrize("host", ["no.such.host.invalid", "203.0.113.1"])
+@pytest.mark.parametrize("host", ["a..b", "203.0.113.1"])
 def test_an_address_that_is_not_ours_is_refused(host):
     with pytest.raises(CommandFailed, match=host):
         listening(host, 0).__enter__()
