@@ -55,7 +55,7 @@ def describe() -> dict[str, Any]:
 
 
 def _submit() -> dict[str, Any]:
-    answers = dict.fromkeys(("200", "202", "403", "429", "503"), _ENVELOPE)
+    answers: dict[str, dict[str, Any]] = dict.fromkeys(("200", "202", "403", "429", "503"), _ENVELOPE)
     key = {"name": "Idempotency-Key", "in": "header", "required": False, "schema": {"type": "string", "maxLength": 255}}
     return _operation("Submit an intent: 200 holds a token", "agent", answers, body="Intent", parameters=[key])
 

@@ -13,6 +13,8 @@ from services.submissions import Problem
 
 if TYPE_CHECKING:
     from starlette.responses import Response
+    from uvicorn._types import ASGI3Application
+    from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 #: Request line and headers. What one read brings beyond it is let through: reads are bounded by themselves.
 MAX_HEAD_BYTES: Final = 64 * 1024
@@ -23,6 +25,7 @@ class ContractProtocol(HttpToolsProtocol):
 
     _in_head = False
     _head_bytes = 0
+    _running: RequestResponseCycle | None = None
 
     def data_received(self, data: bytes) -> None:
         """Take what the socket brought."""
@@ -42,6 +45,16 @@ class ContractProtocol(HttpToolsProtocol):
         """Stop counting."""
         self._in_head = False
         super().on_headers_complete()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Tell the request that is being answered that nobody listens; uvicorn tells only the last pipelined one."""
+        if self._running is not None:
+            self._running.disconnected = True
+        super().connection_lost(exc)
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
+        self._running = cycle
+        super()._start_asgi_task(cycle, app)
 
     def send_400_response(self, msg: str) -> None:
         """Answer what the parser refused, and close: nobody knows where the next request would start."""
