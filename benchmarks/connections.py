@@ -5,9 +5,16 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from typing import Protocol, cast
+from typing import TYPE_CHECKING, Final, Protocol, cast
 
 import httptools
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+#: Servers close a connection that idles for some seconds; uvicorn after five.
+_MAX_IDLE_NS: Final = 3_000_000_000
+_REFRESH_S: Final = 0.5
 
 
 class Receiver(Protocol):
@@ -33,24 +40,28 @@ class Connections:
         self._waiting: deque[tuple[int, bytes]] = deque()
         self._all: set[_Connection] = set()
         self._reopening: set[asyncio.Task[None]] = set()
+        self._refreshing: asyncio.TimerHandle | None = None
         self._closing = False
 
     async def open(self) -> None:
         """Connect. Raises: OSError."""
         for _ in range(self._count):
             await self._connect()
+        self._refresh()
 
     def send(self, number: int, request: bytes) -> None:
         """Send the bytes of request `number` as soon as a connection is free."""
-        # The longest idle first: a server closes what idles for long.
+        # The last used first, as a client's pool does: what a busy connection costs is seen, too.
         if self._idle:
-            self._idle.popleft().send(number, request)
+            self._idle.pop().send(number, request)
         else:
             self._waiting.append((number, request))
 
     def close(self) -> None:
         """Close them all."""
         self._closing = True
+        if self._refreshing is not None:
+            self._refreshing.cancel()
         for task in self._reopening:
             task.cancel()
         for connection in list(self._all):
@@ -60,19 +71,27 @@ class Connections:
         loop = asyncio.get_running_loop()
         _, connection = await loop.create_connection(lambda: _Connection(self), *self._address)
         self._all.add(connection)
-        self.free(connection)
+        self._free(connection, self._idle.appendleft)
 
-    def free(self, connection: _Connection) -> None:
-        """Take a connection back, or use it at once."""
+    def _free(self, connection: _Connection, rest: Callable[[_Connection], None]) -> None:
         if self._waiting:
             connection.send(*self._waiting.popleft())
         else:
-            self._idle.append(connection)
+            connection.idle_since_ns = time.monotonic_ns()
+            rest(connection)
+
+    def _refresh(self) -> None:
+        """Replace what idled for long, before the server closes it under a request."""
+        oldest_ns = time.monotonic_ns() - _MAX_IDLE_NS
+        for connection in [one for one in self._idle if one.idle_since_ns < oldest_ns]:
+            self._idle.remove(connection)
+            connection.close()
+        self._refreshing = asyncio.get_running_loop().call_later(_REFRESH_S, self._refresh)
 
     def answered(self, connection: _Connection, number: int, at_ns: int, status: int, body: bytes) -> None:
         """Pass an answer on."""
         self._receiver.answered(number, at_ns, status, body)
-        self.free(connection)
+        self._free(connection, self._idle.append)
 
     def gone(self, connection: _Connection, number: int | None) -> None:
         """Replace a connection that was closed by the other side."""
@@ -105,6 +124,7 @@ class _Connection(asyncio.Protocol):
         self._pool = pool
         self._transport: asyncio.Transport
         self._parser = httptools.HttpResponseParser(self)
+        self.idle_since_ns = 0
         self._number: int | None = None
         self._body: list[bytes] = []
         self._at_ns = 0

@@ -68,7 +68,6 @@ async def _serve(database_url: str, ready: Path) -> None:
             server = uvicorn.Server(
                 uvicorn.Config(
                     app,
-                    fd=listener.fileno(),
                     http="httptools",
                     lifespan="off",
                     access_log=False,
@@ -81,7 +80,7 @@ async def _serve(database_url: str, ready: Path) -> None:
             draft = ready.with_suffix(".draft")
             draft.write_text(str(listener.getsockname()[1]), encoding="ascii")
             draft.replace(ready)
-            await server.serve()
+            await server.serve(sockets=[listener])
     finally:
         pool.terminate()
 

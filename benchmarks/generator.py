@@ -89,6 +89,7 @@ class Tally:
     in_window: int
     verified: int
     priority: str
+    cpu_s: float
 
     def to_json(self) -> bytes:
         """Return it for another process."""
@@ -208,6 +209,7 @@ class Generator:
             in_window=in_window,
             verified=verified,
             priority=priority,
+            cpu_s=time.process_time(),
         )
 
 
@@ -269,6 +271,7 @@ def merged(tallies: Sequence[Tally]) -> Tally:
         ids=ids,
         in_window=sum(tally.in_window for tally in tallies),
         verified=sum(tally.verified for tally in tallies),
+        cpu_s=sum(tally.cpu_s for tally in tallies),
         priority="/".join(sorted({tally.priority for tally in tallies})),
     )
 

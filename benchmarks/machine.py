@@ -76,25 +76,31 @@ def flush_cost(directory: Path) -> Distribution:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ticks:
-    """The processors' time so far, in ticks. Source: proc(5)."""
+    """The processors' time so far, in seconds summed over them. Source: proc(5)."""
 
-    whole: int
-    idle: int
-    stolen: int
+    whole_s: float
+    idle_s: float
+    stolen_s: float
 
     @classmethod
     def now(cls) -> Ticks:
         """Read it."""
         with Path("/proc/stat").open(encoding="ascii") as stat:
-            values = [int(value) for value in stat.readline().split()[1:9]]
-        return cls(whole=sum(values), idle=values[3] + values[4], stolen=values[7])
+            ticks = [int(value) for value in stat.readline().split()[1:9]]
+        per_s = os.sysconf("SC_CLK_TCK")
+        return cls(whole_s=sum(ticks) / per_s, idle_s=(ticks[3] + ticks[4]) / per_s, stolen_s=ticks[7] / per_s)
 
-    def since(self, before: Ticks) -> dict[str, float]:
-        """Return which parts of the time between were busy, and stolen by other machines on the same hardware."""
-        whole = max(1, self.whole - before.whole)
+    def since(self, before: Ticks, *, ours_s: float) -> dict[str, float]:
+        """Return in percent: what was busy, what was busy with other work than our `ours_s`, what was stolen.
+
+        Stolen is what other machines on the same hardware took.
+        """
+        whole_s = max(self.whole_s - before.whole_s, 1e-9)
+        busy_s = whole_s - (self.idle_s - before.idle_s)
         return {
-            "busy_percent": round(100 * (1 - (self.idle - before.idle) / whole), 1),
-            "stolen_percent": round(100 * (self.stolen - before.stolen) / whole, 1),
+            "busy_percent": round(100 * busy_s / whole_s, 1),
+            "other_work_percent": round(100 * max(0.0, busy_s - ours_s) / whole_s, 1),
+            "stolen_percent": round(100 * (self.stolen_s - before.stolen_s) / whole_s, 1),
         }
 
 
@@ -102,4 +108,4 @@ def busy_percent_at_rest(seconds: float) -> float:
     """Return how busy the processors are while this run does nothing: that is the work of others."""
     before = Ticks.now()
     time.sleep(seconds)
-    return Ticks.now().since(before)["busy_percent"]
+    return Ticks.now().since(before, ours_s=0.0)["busy_percent"]

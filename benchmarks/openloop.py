@@ -65,6 +65,7 @@ class Measured:
     errors: Mapping[str, int]
     verified: int
     priority: str
+    generator_cpu_s: float
 
     @property
     def saturated(self) -> bool:
@@ -135,6 +136,7 @@ async def measure(target: Target, load: Load, *, log: Path) -> Measured:
         errors=tally.errors,
         verified=tally.verified,
         priority=tally.priority,
+        generator_cpu_s=tally.cpu_s,
     )
 
 

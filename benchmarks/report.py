@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from rich.console import Console
 from rich.table import Table
@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from benchmarks.openloop import Measured
+
+
+_WIDTH: Final = 100
 
 
 def ratios(rounds: Sequence[Measured]) -> list[dict[str, object]]:
@@ -51,9 +54,9 @@ def highest(rounds: Iterable[Measured], kind: Kind, limit_ns: int) -> float | No
 
 def table(rounds: Sequence[Measured]) -> Table:
     """Return the rounds as a table, a line each."""
-    drawn = Table(title="open loop, latency from the intended send time, ms", title_justify="left")
+    drawn = Table(title="open loop, latency from the intended send time, ms", title_justify="left", min_width=_WIDTH)
     for heading in ("rate/s", "target", "p50", "p90", "p99", "p99.9", "max", "got/s", "lag p99", "verdict"):
-        drawn.add_column(heading, justify="left" if heading in {"target", "verdict"} else "right")
+        drawn.add_column(heading, justify="left" if heading in {"target", "verdict"} else "right", no_wrap=True)
     for measured in sorted(rounds, key=lambda one: (one.load.rate_per_s, one.kind)):
         latency = measured.latency
         drawn.add_row(
@@ -71,7 +74,8 @@ def show(console: Console, rounds: Sequence[Measured], results: Mapping[str, obj
     """Print the run for a person."""
     console.print(table(rounds))
     for line in ratios(rounds):
-        console.print(f"{line['target']} / floor at {line['rate_per_s']:g}/s: p50 x{line['p50']}, p99 x{line['p99']}")
+        given = "not given: a round is not valid" if line["p50"] is None else f"p50 x{line['p50']}, p99 x{line['p99']}"
+        console.print(f"{line['target']} / floor at {line['rate_per_s']}/s: {given}")
     console.print(f"highest rate with p99 under {results['limit_ms']} ms: {results['highest_rate_per_s']}")
 
 
@@ -88,7 +92,7 @@ def _ms(value_ns: int | None) -> str:
 
 def _verdict(measured: Measured) -> str:
     if measured.saturated:
-        return "[yellow]generator saturated[/yellow]"
+        return "[yellow]saturated[/yellow]"
     if not measured.clean:
         return f"[red]{sum(measured.errors.values())} errors[/red]"
     return "ok"

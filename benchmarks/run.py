@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
+import sys
 import tempfile
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -120,17 +121,18 @@ class Run:
     async def _round(self, kind: Kind, load: Load) -> Measured:
         before, ticks = self._stage.cpu(), machine.Ticks.now()
         measured = await measure(self._stage.targets[kind], load, log=self._log)
-        busy = machine.Ticks.now().since(ticks)
+        after = self._stage.cpu()
+        taken_s = {name: after[name] - before[name] for name in after}
+        around = machine.Ticks.now().since(ticks, ours_s=sum(taken_s.values()) + measured.generator_cpu_s)
         requests = max(1, round(load.rate_per_s * (load.seconds + load.warm_up_s)))
-        cpu_us = {
-            name: round(1e6 * (after - before[name]) / requests, 1)
-            for name, after in self._stage.cpu().items()
-            if after - before[name] > 0
-        }
+        cpu_us = {name: round(1e6 * seconds / requests, 1) for name, seconds in taken_s.items()}
         self.rounds.append(measured)
-        self.details.append({**measured.to_json(), "machine": busy, "cpu_us_per_request": cpu_us})
+        self.details.append({**measured.to_json(), "machine": around, "cpu_us_per_request": cpu_us})
         p50, p99 = in_ms(measured.latency.p50), in_ms(measured.latency.p99)
-        self._say(f"{kind.value} at {load.rate_per_s:g}/s: p50 {p50} ms, p99 {p99} ms")
+        self._say(
+            f"{kind.value} at {load.rate_per_s:g}/s: p50 {p50} ms, p99 {p99} ms "
+            f"(other work {around['other_work_percent']} %)"
+        )
         # What an overload left behind is not the next round's.
         if not await self._stage.settled():
             self._say("holdfast did not become ready again after this round")
@@ -151,7 +153,7 @@ async def run(arguments: argparse.Namespace, console: Console) -> Path:
         "limit_ms": in_ms(LIMIT_NS),
         "busy_before_percent": machine.busy_percent_at_rest(_AT_REST_S),
     }
-    say(f"processors busy with other work before the run: {results['busy_before_percent']} %")
+    say(f"processors busy before the run: {results['busy_before_percent']} %")
     with tempfile.TemporaryDirectory(prefix="holdfast-bench-") as directory:
         # PostgreSQL may run as another account, whose way leads through here.
         place = Path(directory)
@@ -197,7 +199,7 @@ def main() -> int:
         "--output", type=Path, metavar="FILE", help="where the results go (default: benchmarks/results)"
     )
     arguments = parser.parse_args()
-    console = Console(highlight=False)
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
     try:
         path = asyncio.run(run(arguments, console))
     except RunFailed as error:

@@ -14,8 +14,10 @@ token leaves after the commit, so that no permission is unaccounted for. What fa
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hmac
 import logging
+from collections import OrderedDict
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import TYPE_CHECKING
@@ -30,7 +32,7 @@ from services.boundary import BoundaryUnavailable, WrongAnswer
 from services.decision.policy import Classified, Request
 from services.decision.verdict import Allow, Deny, Hold, Unavailable
 from services.outcome import Outcome, Place
-from services.ports import Entry, MoveIntent, OpenIntent, QueueRow, RecordingFailed
+from services.ports import Entry, MoveIntent, OpenIntent, QueueRow, RecordingFailed, SigningRefused
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -64,6 +66,10 @@ _log = logging.getLogger(__name__)
 
 #: How far an agent's hint moves an intent within its lane, in seconds. It never changes the lane.
 _BOOST_S: Mapping[str, float] = {"low": -30.0, "normal": 0.0, "high": 15.0, "critical": 30.0}
+
+
+_UNRELEASED_INTENTS = 20_000
+_UNRELEASED_PER_INTENT = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -152,6 +158,9 @@ class Authorizer:
         self._boundaries = boundaries
         self._clock = clock
         self._ids = ids
+        # By intent, newest first: tokens that may have been signed and were never released. The signer gives an intent
+        # another one only in the place of these. What a restart forgets, the signer forgets when it expires.
+        self._thrown_away: OrderedDict[str, tuple[str, ...]] = OrderedDict()
 
     # --- the three ways in ----------------------------------------------------------------------------------------
 
@@ -309,7 +318,10 @@ class Authorizer:
                 )
             return self._open(ask, judgement, replace(outcome, receipt=receipt), claims=stored, jti=claims.jti)
 
-        # 4. Record. Chained now, durable when `settled` returns.
+        # 4. Record. Chained now, durable when `settled` returns. What nobody would wait for is not even chained.
+        if not self._boundaries.audit.is_closed:
+            detail = "the audit boundary is open"
+            return await self._not_released(ask, judgement, ReasonCode.AUDIT_UNAVAILABLE, detail, claiming)
         try:
             pending = self._recorder.append(
                 Entry(
@@ -336,6 +348,7 @@ class Authorizer:
             return await self._not_released(
                 ask, judgement, token.reason_code, token.detail, claiming, over_jti=claims.jti
             )
+        self._thrown_away.pop(ask.intent_id, None)
         self._activity.note(ask.agent, ask.intent, judgement.at, denied=False)
         return replace(outcome, receipt=settled.receipt, token=token)
 
@@ -344,6 +357,7 @@ class Authorizer:
         token = await self._sign(claims)
         if isinstance(token, BoundaryUnavailable):
             raise token
+        self._thrown_away.pop(claims.txn, None)
         return token
 
     async def _settle(self, pending: Pending) -> Settled | BoundaryUnavailable:
@@ -360,10 +374,23 @@ class Authorizer:
             except TokenRejected as error:
                 raise WrongAnswer("the signer's token does not verify") from error
 
+        async def sign() -> str:
+            for unreleased in self._thrown_away.get(claims.txn, ()):
+                # Whether the signer ever saw this one is not known; if it remembers another, it says no.
+                with contextlib.suppress(SigningRefused):
+                    return await self._signer.sign(claims, replaces=unreleased)
+            return await self._signer.sign(claims)
+
         try:
-            return await self._boundaries.token.call(lambda: self._signer.sign(claims), proves=is_exactly_this)
+            return await self._boundaries.token.call(sign, proves=is_exactly_this)
         except BoundaryUnavailable as error:
             return error
+
+    def _throw_away(self, intent_id: str, jti: str) -> None:
+        earlier = self._thrown_away.pop(intent_id, ())
+        self._thrown_away[intent_id] = (jti, *earlier[:_UNRELEASED_PER_INTENT])
+        while len(self._thrown_away) > _UNRELEASED_INTENTS:
+            self._thrown_away.popitem(last=False)
 
     async def _not_released(
         self,
@@ -377,6 +404,8 @@ class Authorizer:
     ) -> Outcome:
         """Answer for an allow that was not released: the token, if any, is thrown away, and the log says so."""
         _log.warning("%s allowed but not released: %s", ask.intent_id, operators_detail)
+        if over_jti is not None:
+            self._throw_away(ask.intent_id, over_jti)
         verdict = Unavailable(reason_code=reason_code, cause=None, detail=_COULD_NOT[reason_code])
         judgement = replace(judgement, verdict=verdict, at=self._clock.now())
         if claiming is None:
@@ -477,13 +506,15 @@ class Authorizer:
             members=_members(waiting.ask, judgement, outcome, drained=True),
             effect=effect,
         )
-        try:
+
+        async def attempt() -> tuple[Pending, Settled]:
             pending = self._recorder.append(entry)
-        except RecordingFailed as error:
-            return self._not_recorded(waiting, judgement, str(error))
-        settled = await self._settle(pending)
-        if isinstance(settled, BoundaryUnavailable):
-            return self._not_recorded(waiting, judgement, settled.detail)
+            return pending, await pending.settled()
+
+        try:
+            _, settled = await self._boundaries.audit.call(attempt, proves=lambda answer: _durable(*answer))
+        except BoundaryUnavailable as error:
+            return self._not_recorded(waiting, judgement, error.detail)
         if not settled.applied:
             raise MovedOn
         self._activity.note(

@@ -85,6 +85,11 @@ class Boundary:
         """The boundary as of now."""
         return BoundaryState(name=self.name, state=self._breaker.state, last_error=self._last_error)
 
+    @property
+    def is_closed(self) -> bool:
+        """Whether live calls are admitted now."""
+        return self._breaker.state is State.CLOSED
+
     def closed_for_s(self) -> float:
         """Return for how many seconds the breaker has been closed, 0 unless it is."""
         return self._breaker.closed_for_s(self._clock.monotonic())

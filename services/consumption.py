@@ -10,7 +10,7 @@ from holdfast.reasons import ReasonCode
 from holdfast.token import check_claims, verify_signature
 
 from services.boundary import BoundaryUnavailable, WrongAnswer
-from services.ports import ConsumeToken, Entry, RecordingFailed, ReportOutcome, StoreUnreachable, TokenState
+from services.ports import ConsumeToken, Entry, ReportOutcome, StoreUnreachable, TokenState
 from services.submissions import Problem
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from holdfast.token import Claims
 
     from services.boundary import Boundary
-    from services.ports import Clock, Recorder, Settled, TokenSigner, TokenStore
+    from services.ports import Clock, Pending, Recorder, Settled, TokenSigner, TokenStore
 
 MAX_LIFETIME_S = 3600
 _INVALID = "the token is not valid"
@@ -147,15 +147,20 @@ class Consumption:
 
     async def _commit(self, entry: Entry) -> bool:
         """Record on a commit alone. Returns whether the effect was applied. Raises: Problem 503."""
-        try:
+
+        async def attempt() -> tuple[Pending, Settled]:
+            # Within the boundary: while it is open nothing is even chained, and no token is used up in vain.
             pending = self._recorder.append(entry)
+            return pending, await pending.settled()
 
-            def is_durable(settled: Settled) -> None:
-                if settled.receipt != pending.receipt or settled.in_journal:
-                    raise WrongAnswer("the receipt is not of this record")
+        def is_durable(answer: tuple[Pending, Settled]) -> None:
+            pending, settled = answer
+            if settled.receipt != pending.receipt or settled.in_journal:
+                raise WrongAnswer("the receipt is not of this record")
 
-            settled = await self._audit.call(pending.settled, proves=is_durable)
-        except (RecordingFailed, BoundaryUnavailable) as error:
+        try:
+            _, settled = await self._audit.call(attempt, proves=is_durable)
+        except BoundaryUnavailable as error:
             raise _away("it could not be recorded") from error
         return settled.applied
 

@@ -71,9 +71,12 @@ def canonical(members: dict[str, JSON]) -> bytes:
         raise AuditInvalid(f"a record has no canonical bytes: {error}") from error
 
 
-def void_kind(kind: str) -> str:
-    """Return the kind of the record that voids one of `kind`: `decision` and `decision.grant` give `decision.void`."""
-    return kind.partition(".")[0] + ".void"
+def void_kind(kind: str, *, earlier: bool = False) -> str:
+    """Return the kind of the record that voids one of `kind`: `decision` and `decision.grant` give `decision.void`.
+
+    One that stands in an `earlier` stream is voided by `decision.void_earlier`: a `void` points into its own stream.
+    """
+    return kind.partition(".")[0] + (".void_earlier" if earlier else ".void")
 
 
 def _time(at: datetime) -> str:

@@ -15,7 +15,7 @@ from services.decision import cedar, finding, references
 from services.decision.catalog import Catalog, ResourceFacts, Resources
 from services.decision.finding import BundleInvalid, Severity
 from services.decision.manifest import FOREIGN_API_VERSION, Manifest
-from services.decision.rules import Rule, read_rules, validate
+from services.decision.rules import MAX_RULES, Rule, read_rules, validate
 from services.decision.settings import Settings
 from services.decision.strict_model import read_model
 from services.decision.suite import Suite
@@ -34,7 +34,6 @@ SETTINGS: Final = "holdfast.yaml"
 MAX_FILE_BYTES: Final = 4 << 20
 MAX_TOTAL_BYTES: Final = 64 << 20
 MAX_FILES: Final = 20_000
-MAX_RULES: Final = 5_000
 MAX_ACTIONS: Final = 5_000
 MAX_AGENTS: Final = 10_000
 

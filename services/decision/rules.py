@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Final
 
 import cedarpy
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
     from services.decision.finding import Finding
 
+MAX_RULES: Final = 5_000
 MAX_STATEMENT: Final = 64_000
 #: Cedar's parser recurses without a bound and takes the process down with it: 200 nested brackets end a thread with
 #: 1 MiB of stack, 1,000 one with 8 MiB. Measured with cedarpy 4.12.2.
@@ -78,7 +80,7 @@ def read_rules(path: str, data: bytes) -> tuple[Rule, ...]:
     """Return the statements of one file. Raises: BundleInvalid, with the line of each statement."""
     rules: list[Rule] = []
     findings: list[Finding] = []
-    for line, text in _statements(decode(path, data)):
+    for line, text in islice(_statements(decode(path, data)), MAX_RULES + 1):
         try:
             rules.append(_rule(path, line, text))
         except ValueError as failure:

@@ -14,7 +14,13 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
 #: Everything a driver raises when the server is gone, going, or silent.
-UNREACHABLE: Final = (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError)
+UNREACHABLE: Final = (
+    asyncpg.PostgresError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,  # a connection whose server died in the middle of an answer
+    OSError,
+    TimeoutError,
+)
 
 QUERY_TIMEOUT_S: Final = 1.0
 

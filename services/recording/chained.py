@@ -32,6 +32,7 @@ class Chained:
         "prev",
         "released",
         "settles",
+        "size",
         "voided",
     )
 
@@ -54,6 +55,7 @@ class Chained:
         self.may_release = may_release
         self.own = own
         self.settles = settles
+        self.size = len(link.body) + (0 if effect is None else len(effect.members))
         self.released = True
         self.voided = False
 

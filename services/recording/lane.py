@@ -86,6 +86,7 @@ class Lane:
         self._waiting: deque[Chained] = deque()
         self._waiting_bytes = 0
         self._unplaced: list[Chained] = []  # in doubt, or refused by the journal: durable nowhere for certain
+        self._refused_late: set[Receipt] = set()
         self._orphans: list[Orphan] = []
         self._sink_ready = False
         self._contact = Contact(sink, self._settings.commit_deadline_s)
@@ -228,18 +229,17 @@ class Lane:
     def _take_in(self, item: Chained) -> None:
         self._head = item.receipt
         self._waiting.append(item)
-        self._waiting_bytes += _bytes(item)
+        self._waiting_bytes += item.size
         self.counters.chained += 1
         self._wake.set()
 
     def _void(self, record: Receipt, kind: str, why: str, *, settles: Chained | None = None) -> Chained:
         """Chain the record that says: this one stands in the log, and what it speaks of did not happen."""
-        place: dict[str, JSON] = {"seq": record.seq, "hash": record.hash}
-        if record.stream != self._stream:
-            place["stream"] = record.stream
+        earlier = record.stream != self._stream
+        place: dict[str, JSON] = _place(record) if earlier else {"seq": record.seq, "hash": record.hash}
         self.counters.voided += 1
         return self._chain_own(
-            void_kind(kind),
+            void_kind(kind, earlier=earlier),
             {"void": place, "why": why},
             effect=close_refusal(record.stream, record.seq),
             settles=settles,
@@ -283,10 +283,11 @@ class Lane:
                 _log.critical("lane %s ended by itself, and takes nothing any more", self._lane)
             self._set_mode(Mode.STOPPED if self._stopping else Mode.CLOSED)
 
-    async def _wait_for_work(self, limit_s: float | None = None) -> None:
+    async def _wait_for_work(self, limit_s: float | None = None) -> bool:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(limit_s):
-                await self._wake.wait()
+                return await self._wake.wait()
+        return False
 
     async def _beat(self) -> None:
         while True:
@@ -339,11 +340,11 @@ class Lane:
         group: list[Chained] = []
         size = 0
         while self._waiting and len(group) < self._settings.group_rows:
-            size += _bytes(self._waiting[0])
+            size += self._waiting[0].size
             if group and size > self._settings.group_bytes:
                 break
             item = self._waiting.popleft()
-            self._waiting_bytes -= _bytes(item)
+            self._waiting_bytes -= item.size
             group.append(item)
         return group
 
@@ -378,8 +379,7 @@ class Lane:
         if self._sink_ready:
             await self._return_to_database()
         elif closed:
-            await self._wait_for_work(self._settings.journal_retry_s)
-            if not self._stopping:
+            if not await self._wait_for_work(self._settings.journal_retry_s):
                 await self._write_journal()
         elif not self._stopping:
             await self._wait_for_work()
@@ -434,12 +434,11 @@ class Lane:
                 item.released = False
             item.fail(why)
 
-    @staticmethod
-    def _answer(frame: Iterable[Chained], *, in_journal: bool) -> None:
+    def _answer(self, frame: Iterable[Chained], *, in_journal: bool) -> None:
         for item in frame:
-            if item.released:
+            if item.released and not item.voided:
                 item.settle(in_journal=in_journal)
-            else:
+            elif not item.released:
                 item.fail("the commit is in doubt, and the journal may not release this")
 
     # --- the way back ---------------------------------------------------------------------------------------------
@@ -478,6 +477,7 @@ class Lane:
                 await self._settle_past()
             # Nothing is in the journal and nothing is in flight: whatever waits now follows the last stored record.
             self.counters.returns += 1
+            self._refused_late.clear()
             self._set_mode(Mode.DATABASE)
         except (Fork, JournalCorrupt) as error:
             self._diverged = True
@@ -504,10 +504,15 @@ class Lane:
         return True
 
     def _on_refused_late(self, record: Replayed) -> None:
-        # Refusals of older streams are asked for when the past is settled.
-        if record.receipt.stream == self._stream:
-            self.counters.refused += 1
-            self._void(record.receipt, record.kind, "effect_refused")
+        # Refusals of older streams are asked for when the past is settled. A drain that starts over hears them again.
+        if record.receipt.stream != self._stream or record.receipt in self._refused_late:
+            return
+        self._refused_late.add(record.receipt)
+        self.counters.refused += 1
+        item = next((item for item in self._unplaced if item.receipt == record.receipt), None)
+        if item is not None:
+            item.voided = True
+        self._void(record.receipt, record.kind, "effect_refused", settles=item)
 
     async def _meanwhile(self) -> None:
         """Go on journalling while the database takes its time, so that it delays nobody's answer."""
@@ -532,11 +537,11 @@ class Lane:
         return tail
 
     async def _settle_past(self) -> None:
-        """Say what became of earlier streams, once the database can be asked. Raises: SinkFailed."""
+        """Say what became of earlier streams. Raises: SinkFailed."""
         # 1. Who came before? Known at the start, unless the database was away.
         predecessor = await self._contact.ask(self._sink.last_stream(self._lane, other_than=self._stream))
         if predecessor is not None and predecessor != self._predecessor:
-            self._chain_own("stream.adopt", {"predecessor": _place(predecessor), "why": "unknown_at_open"})
+            self._chain_own("stream.takes_over", {"predecessor": _place(predecessor), "why": "unknown_at_open"})
             self._predecessor = predecessor
         # 2. Journals of processes that are gone.
         if not self._orphans:
@@ -569,7 +574,7 @@ class Lane:
             await asyncio.to_thread(orphan.journal.close)
             return
         orphan.written = [
-            self._chain_own("stream.adopt", {"predecessor": _place(tail), "why": "orphaned_journal"})
+            self._chain_own("stream.takes_over", {"predecessor": _place(tail), "why": "orphaned_journal"})
             for tail in orphan.tails.values()
         ]
 
@@ -587,10 +592,6 @@ class Lane:
             orphan.journal.close()
         self._orphans = []
         self._journal.close()
-
-
-def _bytes(item: Chained) -> int:
-    return len(item.body) + (0 if item.effect is None else len(item.effect.members))
 
 
 def _place(receipt: Receipt) -> dict[str, JSON]:

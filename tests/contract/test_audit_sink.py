@@ -77,8 +77,8 @@ class Real:
         await self._connection.execute("LOCK audit_records IN ACCESS EXCLUSIVE MODE")
         task = asyncio.create_task(sink.commit_batch(batch))
         waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = 'audit_records'::regclass"
-        while await self._connection.fetchval(waiting) == 0:
-            await asyncio.sleep(0)  # noqa: ASYNC110 - only the database knows
+        while await self._connection.fetchval(waiting) == 0:  # noqa: ASYNC110 - only the database knows
+            await asyncio.sleep(0)
         return task
 
     async def close(self) -> None:

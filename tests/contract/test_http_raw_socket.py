@@ -12,13 +12,17 @@ from e2e.running_service import PATIENCE_S, read_note
 pytestmark = pytest.mark.integration
 
 
-def say(service, *pieces: bytes) -> bytes:
-    """Send pieces one after the other and return everything that comes back until the server closes."""
+def say(service, *pieces: bytes, hang_up: bool = True) -> bytes:
+    """Send pieces one after the other and return everything that comes back until the server closes.
+
+    Without `hang_up` the last request must ask for the close.
+    """
     with socket.create_connection(("127.0.0.1", service.port), timeout=PATIENCE_S) as connection:
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
             for piece in pieces:
                 connection.sendall(piece)
-            connection.shutdown(socket.SHUT_WR)
+            if hang_up:
+                connection.shutdown(socket.SHUT_WR)
         heard = b""
         with contextlib.suppress(ConnectionResetError):
             while piece := connection.recv(65536):
@@ -105,10 +109,23 @@ def test_garbage_behind_a_good_request_does_not_change_its_answer_into_a_token(s
 def test_pipelined_requests_are_answered_in_order(service):
     look = request(service, method=b"GET", path=b"/v1/intents/int_1")
     live = b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n"
+    last = b"GET /nothing HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
 
-    heard = answers(say(service, live + look + live + look))
+    heard = answers(say(service, live + look + live + look + last, hang_up=False))
 
-    assert [status for status, _, _ in heard] == [200, 404, 200, 404]
+    assert [status for status, _, _ in heard] == [200, 404, 200, 404, 404]
+
+
+def test_a_client_that_hangs_up_in_the_middle_is_no_fault(service):
+    look = request(service, method=b"GET", path=b"/v1/intents/int_1")
+    live = b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n"
+    before = len(service.faults())
+
+    for _ in range(10):
+        say(service, live + look + live + look)
+
+    envelope(service.submit(read_note()), 200, "ALLOWED")
+    assert service.faults()[before:] == []
 
 
 def test_a_body_shorter_than_it_says_is_no_submission(service):
@@ -125,7 +142,7 @@ def test_a_body_in_single_bytes_is_one_body(service):
     body = b'{"action":"note.read","resource":{"type":"note","id":"n1"}}'
     head = request(service, b"Content-Length: %d" % len(body), b"Connection: close")
 
-    [(status, _, said)] = answers(say(service, head, *[bytes([byte]) for byte in body]))
+    [(status, _, said)] = answers(say(service, head, *[bytes([byte]) for byte in body], hang_up=False))
 
     assert (status, b'"token":"eyJ' in said) == (200, True)
 
@@ -133,7 +150,7 @@ def test_a_body_in_single_bytes_is_one_body(service):
 def test_a_client_that_asks_for_a_websocket_gets_http(service):
     upgrade = request(
         service,
-        b"Connection: Upgrade",
+        b"Connection: Upgrade, close",
         b"Upgrade: websocket",
         b"Sec-WebSocket-Key: eA==",
         method=b"GET",

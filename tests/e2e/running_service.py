@@ -123,6 +123,13 @@ class RunningService:
         except httpx2.TransportError:
             return False
 
+    def troubles(self) -> list[str]:
+        """Return what readiness complains of; nothing while nobody answers."""
+        try:
+            return self.get("/readyz").json()["troubles"]
+        except httpx2.TransportError:
+            return []
+
     def until(self, condition: Callable[[], bool], what: str) -> None:
         until(condition, what)
 
@@ -156,6 +163,14 @@ class RunningService:
         if key is not None:
             sent["Idempotency-Key"] = key
         return self.request("POST", "/v1/intents", content=body, headers=sent)
+
+    def grants(self, intent: Any, key: str, *, agent: str = "alpha") -> str | None:
+        """Submit and return the token, None for every other answer and for none."""
+        try:
+            answer = self.submit(intent, agent=agent, key=key)
+        except httpx2.TransportError:
+            return None
+        return answer.json()["token"] if answer.status_code == 200 else None
 
     def look(self, intent_id: str, *, agent: str = "alpha") -> httpx2.Response:
         return self.get(f"/v1/intents/{intent_id}", headers=self.bearer("agent", agent))

@@ -122,10 +122,11 @@ class MemorySink:
             self.database.tables = tables
             if fault is Fault.RAISE_AFTER_COMMIT:
                 raise TimeoutError("answered too late")
-            return refused
         except asyncio.CancelledError:
             self.cancelled += 1
             raise
+        else:
+            return refused
         finally:
             self.under_way -= 1
 

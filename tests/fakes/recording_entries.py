@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import base64
 from datetime import UTC, datetime, timedelta
 
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from holdfast.audit import record
-from holdfast.audit.record import GENESIS, Receipt, leaf_hash, seal_message
+from holdfast.audit.chain import verify_stream
+from holdfast.audit.log import verify_log
+from holdfast.audit.record import GENESIS, Receipt, leaf_hash
 
 from services.audit.chain import link
-from services.ports import ConsumeToken, MoveIntent, OpenIntent, QueueRow, ReportOutcome
+from services.ports import ConsumeToken, Entry, MoveIntent, OpenIntent, QueueRow, ReportOutcome
 from services.recording.effects import encode
 from services.recording.sink import Batch, Row
 
@@ -97,20 +97,35 @@ class Stream:
         )
 
 
+def consumption(n=1) -> Entry:
+    """Consume the token of the n-th intent, as the service records it."""
+    members = {
+        "iss": ISS,
+        "txn": f"int_{n}",
+        "jti": f"jti_{n}",
+        "executor": "pay",
+        "act_hash": "sha-256:" + "A" * 43,
+        "decision": {"stream": "str_" + "0" * 26, "seq": 1, "hash": "0" * 64},
+    }
+    return Entry(kind="token.consumed", at=AT, members=members, effect=consume(f"int_{n}", f"jti_{n}"))
+
+
 def verify(stored: list[tuple[bytes, bytes, bytes | None]]) -> list[record.Record]:
-    """Check hash, place, order and seals of one stream as stored, and return its records."""
+    """Check one stream as stored, twice: by what stands here, and by the auditors' verifier. Return its records."""
     records = [record.read(body) for _, body, _ in stored]
     prev = GENESIS
     for n, (found, (digest, body, _)) in enumerate(zip(records, stored, strict=True)):
-        assert (found.seq, found.prev) == (n, prev)
+        assert (found.seq, found.prev, found.stream) == (n, prev, records[0].stream)
         assert digest.hex() == leaf_hash(body) == found.hash
-        assert found.stream == records[0].stream
         prev = found.hash
-    assert records[0].kind == "stream.open"
-    key = records[0].members["seal_key"]
-    public = Ed25519PublicKey.from_public_bytes(base64.urlsafe_b64decode(key + "=" * (-len(key) % 4)))
-    for found, (_, _, seal) in zip(records, stored, strict=True):
-        if seal is not None:
-            public.verify(seal, seal_message(found.receipt))
     assert stored[-1][2] is not None, "the last record of a stream is sealed"
+    report = verify_stream([(body, seal) for _, body, seal in stored])
+    assert report.intact, report.findings
     return records
+
+
+def verify_succession(streams: list[list[tuple[bytes, bytes, bytes | None]]]) -> None:
+    """Check that every stream continues from the very last record of the one that it names."""
+    report = verify_log([[(body, seal) for _, body, seal in stored] for stored in streams])
+    told = [finding for finding in report.findings if finding.fatal and not finding.why.startswith("a consumption")]
+    assert not told, told

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from fakes.recording import MemoryDatabase, MemorySink
 from fakes.recording_disk import MemoryDisk
-from fakes.recording_entries import AT, open_intent, verify, waiting_intent
+from fakes.recording_entries import AT, open_intent, verify, verify_succession, waiting_intent
 
 from services.ports import Entry
 from services.recording.journal import Journal
@@ -72,7 +72,9 @@ class Recorder:
         await self.until(lambda: lane.mode is Mode.DATABASE)
 
     def log(self) -> list:
-        """Return every record of every stream, each stream verified."""
+        """Return every record of every stream, each verified, and that they follow each other."""
+        if self.database.tables.records:
+            verify_succession(list(self.database.tables.records.values()))
         return [found for name in sorted(self.database.tables.records) for found in verify(self._stored(name))]
 
     def _stored(self, name: str) -> list:

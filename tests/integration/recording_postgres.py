@@ -105,7 +105,6 @@ class Postgres:
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGINT)
             self.process.wait(30)
-        shutil.copy(self.directory / "log", "/tmp/hf_rec_mut/pglog")
         shutil.rmtree(self.directory)
 
     def url(self, database: str) -> str:

@@ -10,7 +10,7 @@ import signal
 
 import asyncpg
 import pytest
-from fakes.recording_entries import AT, consume, open_intent, verify, waiting_intent
+from fakes.recording_entries import AT, consumption, open_intent, verify, verify_succession, waiting_intent
 from integration.recording_postgres import Postgres
 
 from services.ports import Entry, RecordingFailed
@@ -66,10 +66,12 @@ async def _log(url) -> list:
         rows = await connection.fetch("SELECT stream, hash, body, seal FROM audit_records ORDER BY stream, seq")
     finally:
         await connection.close()
-    found = []
-    for _, stored in itertools.groupby(rows, key=lambda row: row["stream"]):
-        found += verify([(row["hash"], row["body"], row["seal"]) for row in stored])
-    return found
+    streams = [
+        [(row["hash"], row["body"], row["seal"]) for row in stored]
+        for _, stored in itertools.groupby(rows, key=lambda row: row["stream"])
+    ]
+    verify_succession(streams)
+    return [found for stored in streams for found in verify(stored)]
 
 
 async def _until(condition, limit_s=60) -> None:
@@ -241,11 +243,7 @@ async def test_two_lanes_share_a_database(url, tmp_path):
         *(one.append(allow(n)).settled() for n in range(100) for one in lanes), return_exceptions=True
     )
     assert sum(answer.applied for answer in answers) == 100, "each intent is granted by one of them"
-    racing = [
-        one.append(Entry(kind="token.consumed", at=AT, effect=consume(f"int_{n}", f"jti_{n}"))).settled()
-        for n in range(100)
-        for one in lanes
-    ]
+    racing = [one.append(consumption(n)).settled() for n in range(100) for one in lanes]
     assert sum(answer.applied for answer in await asyncio.gather(*racing)) == 100, "and consumed once"
     for one in lanes:
         await one.stop()
@@ -261,9 +259,8 @@ async def test_a_token_is_either_consumed_or_replaced_but_never_both(url, tmp_pa
     await asyncio.gather(*(lanes[0].append(allow(n)).settled() for n in range(200)))
     pairs = []
     for n in range(200):
-        consumed = Entry(kind="token.consumed", at=AT, effect=consume(f"int_{n}", f"jti_{n}"))
         replaced = Entry(kind="decision", at=AT, effect=waiting_intent(f"int_{n}", over_jti=f"jti_{n}"))
-        pairs.append((lanes[n % 2].append(consumed), lanes[(n + 1) % 2].append(replaced)))
+        pairs.append((lanes[n % 2].append(consumption(n)), lanes[(n + 1) % 2].append(replaced)))
     for first, second in pairs:
         assert (await first.settled()).applied is not (await second.settled()).applied
     for one in lanes:

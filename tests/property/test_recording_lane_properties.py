@@ -83,7 +83,7 @@ class Story:
                 if one.lane is self.lane and one.pending.done and one.pending._done.exception() is not None:
                     one.must_be_void = True
 
-    async def step(self, what: str, value) -> None:
+    async def step(self, what: str, value) -> None:  # noqa: C901 - a table of what can happen
         world = self.world
         match what:
             case "allow" | "deny":
@@ -152,10 +152,10 @@ def test_no_acknowledged_record_is_lost_and_nothing_is_released_unrecorded(steps
     voids = {
         (found.members["void"].get("stream", found.stream), found.members["void"]["seq"]): found.members["why"]
         for found in log
-        if found.kind == "decision.void"
+        if found.kind in ("decision.void", "decision.void_earlier")
     }
     assert len(set(receipts)) == len(receipts)
-    assert len(voids) == sum(found.kind == "decision.void" for found in log), "nothing is voided twice"
+    assert len(voids) == sum(".void" in found.kind for found in log), "nothing is voided twice"
     intents = {row["act_hash"] for row in story.world.database.tables.intents.values()}
     assert not story.world.database.tables.refused
 

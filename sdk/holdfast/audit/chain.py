@@ -39,6 +39,7 @@ MAX_WARNINGS: Final = 100
 _OPEN: Final = "stream.open"
 _ENDS: Final = frozenset({"stream.close", "stream.adopt"})
 _VOID: Final = ".void"
+_VOID_EARLIER: Final = ".void_earlier"  # of a stream that ended without it: a process died in between
 _HASH_BYTES: Final = 32
 
 
@@ -62,6 +63,7 @@ class Facts:
 
     allows: dict[int, bytes] = field(default_factory=dict)
     voided: set[int] = field(default_factory=set)
+    voided_earlier: list[tuple[Receipt, Receipt]] = field(default_factory=list)  # the void, and what it voids
     consumed: list[Consumed] = field(default_factory=list)
 
 
@@ -259,6 +261,8 @@ class _Reader:
             self._facts.consumed.append(_consumed(current))
         elif current.kind.endswith(_VOID):
             self._facts.voided.add(self._voided(current))
+        elif current.kind.endswith(_VOID_EARLIER):
+            self._facts.voided_earlier.append((current.receipt, self._voided_earlier(current)))
 
     def _voided(self, current: Record) -> int:
         target = current.members.get("void")
@@ -270,6 +274,15 @@ class _Reader:
         if self._hashes[seq * _HASH_BYTES : (seq + 1) * _HASH_BYTES].hex() != digest:
             raise _Bad(current.seq, "a void points to another record than the one that stands there")
         return seq
+
+    def _voided_earlier(self, current: Record) -> Receipt:
+        try:
+            target = _receipt(current.members.get("void"))
+        except AuditInvalid as error:
+            raise _Bad(current.seq, f"a void names no record: {error}") from error
+        if target.stream == current.stream:
+            raise _Bad(current.seq, "a void of an earlier stream points into its own")
+        return target
 
 
 def _consumed(current: Record) -> Consumed:

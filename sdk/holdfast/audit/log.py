@@ -10,6 +10,7 @@ from holdfast.audit.findings import Finding, Kind, exit_code
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Set as AbstractSet
 
     from holdfast.audit.chain import Sealed
     from holdfast.audit.record import Receipt
@@ -125,21 +126,39 @@ def _reach(named: Mapping[str, StreamReport], stream: str, reached: set[str]) ->
 def _meaning(named: Mapping[str, StreamReport]) -> list[Finding]:
     """Check that every consumption rests on a permission that stands, and that none happened twice."""
     findings: list[Finding] = []
+    voided, found = _voided(named)
+    findings += found
     seen: set[tuple[str, str]] = set()
     for report in named.values():
         for consumed in report.facts.consumed:
-            if consumed.at.seq in report.facts.voided:
+            if consumed.at in voided or consumed.at.seq in report.facts.voided:
                 continue
             if consumed.intent in seen:
                 findings.append(_at(consumed, Kind.INVALID, "the intent was consumed before"))
             seen.add(consumed.intent)
-            finding = _permission(named, consumed)
+            finding = _permission(named, consumed, voided)
             if finding is not None:
                 findings.append(finding)
     return findings
 
 
-def _permission(named: Mapping[str, StreamReport], consumed: Consumed) -> Finding | None:
+def _voided(named: Mapping[str, StreamReport]) -> tuple[set[Receipt], list[Finding]]:
+    """Return what later streams void of earlier ones, and the voids that point to nothing."""
+    voided: set[Receipt] = set()
+    findings: list[Finding] = []
+    for report in named.values():
+        for at, target in report.facts.voided_earlier:
+            voided.add(target)
+            earlier = named.get(target.stream)
+            if earlier is None:
+                why = f"a void points to the stream `{target.stream}`, which is not there"
+                findings.append(_finding(Kind.MISSING, why, at.stream, at.seq))
+            elif target.seq >= earlier.records and earlier.intact:
+                findings.append(_finding(Kind.GAP, "a void points to a record that is cut off", at.stream, at.seq))
+    return voided, findings
+
+
+def _permission(named: Mapping[str, StreamReport], consumed: Consumed, voided: AbstractSet[Receipt]) -> Finding | None:
     wanted = consumed.decision
     report = named.get(wanted.stream)
     if report is None:
@@ -148,6 +167,8 @@ def _permission(named: Mapping[str, StreamReport], consumed: Consumed) -> Findin
         if not report.intact:
             return None  # the stream's own finding stands
         return _at(consumed, Kind.GAP, f"its decision {wanted.stream}:{wanted.seq} is cut off")
+    if wanted in voided:
+        return _at(consumed, Kind.INVALID, "its decision was voided")
     return _stands(report.facts, consumed)
 
 

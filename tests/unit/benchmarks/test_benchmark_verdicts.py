@@ -23,6 +23,7 @@ def measured(kind=Kind.HOLDFAST, *, rate=200.0, latency=2 * MS, lag=MS // 10, er
         errors=errors or {},
         verified=50,
         priority="ordinary",
+        generator_cpu_s=0.1,
     )
 
 
@@ -66,7 +67,9 @@ def test_the_floor_answers_with_the_row_it_stored():
 
 def test_the_same_answer_twice_is_an_error_across_workers():
     """A server that answers every request with one old token is not fast."""
-    tally = Tally(latencies_ns=[1], lags_ns=[1], errors={}, ids=["int_1"], in_window=1, verified=0, priority="ordinary")
+    tally = Tally(
+        latencies_ns=[1], lags_ns=[1], errors={}, ids=["int_1"], in_window=1, verified=0, priority="ordinary", cpu_s=0.1
+    )
 
     assert merged([tally, tally]).errors == {"the same answer twice": 1}
 

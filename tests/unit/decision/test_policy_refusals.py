@@ -12,6 +12,7 @@ from bundles import AGENT, CATALOG, RULES, SETTINGS, errors_of, files
 
 from services.decision import bundle
 from services.decision.bundle import digest, read_bundle
+from services.decision.rules import MAX_RULES
 
 
 def test_the_bundle_that_the_cases_change_is_accepted():
@@ -269,7 +270,7 @@ def test_a_file_beyond_the_bound_is_refused():
 
 
 def test_more_rules_than_the_bound_are_refused():
-    rules = "".join(f'@id("r{n}") forbid (principal, action, resource);\n' for n in range(bundle.MAX_RULES + 1))
+    rules = "".join(f'@id("r{n}") forbid (principal, action, resource);\n' for n in range(MAX_RULES + 1))
     errors = errors_of(files(refunds=rules))
     assert errors == ["rules/refunds.cedar:1: the bundle has more than 5000 rules"]
 

@@ -146,10 +146,14 @@ def test_files_are_private_allocated_and_locked(tmp_path):
 
 def test_a_full_journal_refuses_and_keeps_what_it_has(journal):
     taken = 0
+    while journal.waiting_bytes < SMALL - SMALL // 4:
+        try:
+            journal.write(rows(taken, pad=2000))
+        except JournalFull:
+            break
+        taken += 1
     with pytest.raises(JournalFull):
-        for n in range(100):
-            journal.write(rows(n, pad=2000))
-            taken += 1
+        journal.write(rows(taken, pad=6000))
     assert len(contents(journal)) == taken > 5
     journal.drained(taken)
     journal.write(rows(1))
@@ -206,6 +210,24 @@ def test_when_the_new_file_fails_too_nothing_counts(disk, journal, fault):
     assert all(disk.files[path].cached == before for path, before in failed.items()), "each is left as it is"
     disk.crash()
     assert contents(reopened(disk)) == [tuple(rows(1)), tuple(rows(3))]
+
+
+def test_a_new_file_that_fails_on_its_first_frame_is_given_up_as_well(disk, journal):
+    sync = disk.sync
+
+    def fail_on_frames(handle):
+        written = disk.files[disk._handles[handle]].pending
+        disk.fail_sync = int(any(offset >= frames.FILE_HEADER.size for offset, _ in written))
+        sync(handle)
+
+    disk.sync = fail_on_frames
+    with pytest.raises(JournalUnavailable):
+        journal.write(rows(1))
+    disk.sync = sync
+    failed = {path: bytes(file.cached) for path, file in disk.files.items()}
+    journal.write(rows(2))
+    assert all(disk.files[path].cached == before for path, before in failed.items())
+    assert contents(journal) == [tuple(rows(2))]
 
 
 def test_a_full_disk_does_not_matter_while_there_is_an_allocated_file(disk, journal):

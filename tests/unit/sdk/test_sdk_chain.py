@@ -390,6 +390,41 @@ def test_a_voided_consumption_does_not_count(stream):
     assert verify_log([stream.records]).exit_code == 0
 
 
+def test_a_consumption_that_a_later_stream_voids_does_not_count(stream):
+    """The process that wrote it died before it could say so itself."""
+    allow = stream.allow()
+    consumed = stream.consume(allow)
+    successor = Stream("b", predecessor=stream.head, start=stream.at)
+    successor.add("token.void_earlier", void=as_json(consumed), why="effect_refused")
+    successor.consume(allow)
+
+    assert verify_log([stream.records, successor.records]).exit_code == 0
+
+
+def test_a_consumption_of_an_allow_that_a_later_stream_voids_is_invalid(stream):
+    allow = stream.allow()
+    stream.consume(allow)
+    successor = Stream("b", predecessor=stream.head, start=stream.at)
+    successor.add("decision.void_earlier", void=as_json(allow), why="not_released")
+
+    assert fatal(verify_log([stream.records, successor.records])) == [("INVALID", stream.name, 6)]
+
+
+def test_a_void_of_a_stream_that_is_not_there_is_found(stream):
+    gone = Receipt(stream="str_" + "z" * 26, seq=0, hash="0" * 64)
+    stream.add("decision.void_earlier", void=as_json(gone), why="not_released")
+
+    assert fatal(verify_log([stream.records])) == [("MISSING", stream.name, 5)]
+
+
+def test_a_void_of_a_record_that_is_cut_off_is_found(stream):
+    other = Stream("b")
+    cut = Receipt(stream=other.name, seq=9, hash="0" * 64)
+    stream.add("decision.void_earlier", void=as_json(cut), why="not_released")
+
+    assert fatal(verify_log([stream.records, other.records])) == [("GAP", stream.name, 5)]
+
+
 def test_a_consumption_whose_decision_is_not_there_is_found(stream):
     allow = stream.allow()
     other = Stream("b")

@@ -1,0 +1,172 @@
+"""What a running service answers while one of its dependencies is stopped, and how it heals by itself."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+
+import asyncpg
+import pytest
+from e2e.envelope import envelope, problem
+from e2e.running_service import held, read_note, refund, send, tree, until
+
+pytestmark = pytest.mark.integration
+
+
+def settled(service, intent_id: str, *, agent: str = "alpha") -> dict:
+    """Wait until the queue has decided an intent, and return its envelope."""
+    until(
+        lambda: service.look(intent_id, agent=agent).json()["status"] not in {"queued", "held"},
+        f"{intent_id} is decided",
+    )
+    return service.look(intent_id, agent=agent).json()
+
+
+def claimed_and_consumed(service, waiting: dict, intent: dict, executor: str) -> None:
+    """See a queued intent through to its one effect. A token that was signed before and never left is no obstacle."""
+    assert settled(service, waiting["intent_id"])["status"] == "claimable"
+    first = envelope(service.claim(waiting["intent_id"]), 200, "ALLOWED", intent_id=waiting["intent_id"])
+    again = envelope(service.claim(waiting["intent_id"]), 200, "ALLOWED")
+    assert again["token"] == first["token"]
+    assert service.consume(first["token"], intent, executor=executor).status_code == 200
+    problem(service.claim(waiting["intent_id"]), 409, "INTENT_FINISHED")
+    problem(service.consume(first["token"], intent, executor=executor), 409, "TOKEN_CONSUMED")
+
+
+def test_without_its_signer_it_grants_nothing_and_the_intent_waits(service):
+    before = service.submit(refund(11), key="before-signer")
+    with service.stopped("signer"):
+        waiting = envelope(
+            service.submit(refund(12), key="no-signer"), 503, "SIGNING_UNAVAILABLE", status="queued", decision="deny"
+        )
+        denied = service.submit(refund(2_000_000), key="no-signer-no")
+        again = service.submit(refund(12), key="no-signer")
+        repeated = service.submit(refund(11), key="before-signer")
+
+    envelope(denied, 403, "POLICY_DENIED")
+    envelope(again, 503, "SIGNING_UNAVAILABLE", intent_id=waiting["intent_id"])
+    assert before.status_code == 200
+    problem(repeated, 503, "SIGNING_UNAVAILABLE")
+    claimed_and_consumed(service, waiting, refund(12), "bank-api")
+    assert service.faults() == []
+
+
+def test_without_its_broker_only_agents_with_limits_must_wait(service):
+    with service.stopped("valkey"):
+        limited = service.submit(read_note("v1"), agent="metered")
+        others = service.submit(read_note("v2"))
+
+        body = envelope(limited, 503, "EVALUATION_UNAVAILABLE", cause="limits_unreachable", status="queued")
+        envelope(others, 200, "ALLOWED")
+        assert service.ready(), "limits are one agent's trouble, not the service's"
+
+    assert settled(service, body["intent_id"], agent="metered")["status"] == "claimable"
+    envelope(service.claim(body["intent_id"], agent="metered"), 200, "ALLOWED")
+
+
+def test_without_its_database_it_decides_nothing_and_forgets_nothing(service):
+    granted = envelope(service.submit(refund(21), key="before-database"), 200, "ALLOWED")
+    with service.stopped("postgres"):
+        until(lambda: "store_unreachable" in service.troubles(), "the outage is noticed")
+        waiting = envelope(
+            service.submit(refund(22), key="no-database"), 503, "EVALUATION_UNAVAILABLE", status="queued"
+        )
+        again = envelope(service.submit(refund(22), key="no-database"), 503, "EVALUATION_UNAVAILABLE")
+        other = service.submit(refund(23), key="no-database")
+        unclassified = service.submit({"action": "no.such", "resource": {"type": "a", "id": "1"}})
+        seen = service.look(waiting["intent_id"])
+        unknown = service.look("int_" + "0" * 26)
+        repeated = service.submit(refund(21), key="before-database")
+        consumed = service.consume(granted["token"], refund(21), executor="bank-api")
+        claim = service.claim(waiting["intent_id"])
+        stranger = service.get("/v1/intents/int_1", headers={"Authorization": "Bearer hfa_" + "A" * 43})
+        queue = service.get("/v1/operator/queue", headers=service.bearer("operator"))
+        ready = service.get("/readyz")
+
+    assert waiting["cause"] in {"store_unreachable", "circuit_open"}
+    assert waiting["queue"]["state"] == "journal"
+    assert (again["intent_id"], again["receipt"]) == (waiting["intent_id"], waiting["receipt"])
+    problem(other, 422, "IDEMPOTENCY_KEY_REUSED")
+    envelope(unclassified, 403, "INTENT_UNCLASSIFIED")
+    assert seen.json()["status"] == "queued"
+    problem(unknown, 503, "SERVICE_UNAVAILABLE")
+    problem(repeated, 503, "SERVICE_UNAVAILABLE")
+    problem(consumed, 503, "AUDIT_UNAVAILABLE")
+    problem(claim, 503, "SERVICE_UNAVAILABLE")
+    problem(stranger, 503, "SERVICE_UNAVAILABLE")
+    problem(queue, 503, "SERVICE_UNAVAILABLE")
+    assert ready.status_code == 503
+    assert set(ready.json()["open"]) & {"evaluation", "audit"}
+    assert service.consume(granted["token"], refund(21), executor="bank-api").status_code == 200
+    claimed_and_consumed(service, waiting, refund(22), "bank-api")
+    problem(service.submit(refund(22), key="no-database"), 409, "INTENT_FINISHED")
+    receipts = [answer["receipt"] for answer in (granted, waiting, unclassified.json())]
+    verified = service.verify([f"{r['stream']}:{r['seq']}:{r['hash']}" for r in receipts])
+    assert verified.returncode == 0, verified.stdout + verified.stderr
+    assert service.faults() == []
+
+
+@contextlib.asynccontextmanager
+async def locked_log(service):
+    """Let commits hang: the log's table is locked, everything else of the database answers."""
+    connection = await asyncpg.connect(service.database_url)
+    try:
+        transaction = connection.transaction()
+        await transaction.start()
+        await connection.execute("LOCK audit_records IN ACCESS EXCLUSIVE MODE")
+        yield
+        await transaction.rollback()
+    finally:
+        await connection.close()
+
+
+async def test_an_allow_whose_commit_hangs_is_not_released_then_or_later(service):
+    """The commit may stand in the end; the log then says that it was void, and the intent is judged anew."""
+    async with locked_log(service):
+        answer = await asyncio.to_thread(service.submit, refund(31), key="locked")
+        waiting = envelope(answer, 503, "AUDIT_UNAVAILABLE", status="queued")
+        again = await asyncio.to_thread(service.submit, refund(31), key="locked")
+        assert again.status_code == 503
+        assert b"eyJ" not in again.content
+    await asyncio.to_thread(service.until_ready)
+
+    await asyncio.to_thread(claimed_and_consumed, service, waiting, refund(31), "bank-api")
+
+
+async def test_a_consumption_whose_commit_hangs_is_refused_and_happens_at_most_once(service):
+    token = envelope(service.submit(refund(32), key="locked-consume"), 200, "ALLOWED")["token"]
+
+    async with locked_log(service):
+        answer = await asyncio.to_thread(service.consume, token, refund(32), executor="bank-api")
+        problem(answer, 503, "AUDIT_UNAVAILABLE")
+    await asyncio.to_thread(service.until_ready)
+
+    later = [service.consume(token, refund(32), executor="bank-api").status_code for _ in range(3)]
+    assert later in ([200, 409, 409], [409, 409, 409])
+
+
+def test_a_drained_intent_is_judged_by_the_rules_not_by_its_wait(service):
+    with service.stopped("postgres"):
+        until(lambda: "store_unreachable" in service.troubles(), "the outage is noticed")
+        forbidden = envelope(service.submit(refund(3_000_000), key="late-no"), 503, "EVALUATION_UNAVAILABLE")
+        human = envelope(service.submit(held("late"), key="late-hold"), 503, "EVALUATION_UNAVAILABLE")
+
+    assert settled(service, forbidden["intent_id"])["reason_code"] == "POLICY_DENIED"
+    until(lambda: service.look(human["intent_id"]).json()["status"] == "held", "it waits for a human")
+    envelope(service.submit(refund(3_000_000), key="late-no"), 403, "POLICY_DENIED", intent_id=forbidden["intent_id"])
+    assert service.cancel(human["intent_id"]).status_code == 200
+
+
+@pytest.mark.parametrize("child", ["postgres", "valkey", "signer", "worker", "api"])
+def test_a_child_that_is_killed_comes_back_and_everything_with_it(service, child):
+    """The supervisor restarts it; /readyz is 200 again without anybody's help."""
+    before = envelope(service.submit(read_note(), key=f"kill-{child}"), 200, "ALLOWED")
+    old = service.pid(child)
+    for pid in tree(old):
+        send(pid, 9)
+
+    until(lambda: service.pid(child) != old, f"{child} is started again")
+    # Nobody may have noticed yet, so readiness proves nothing; a token does.
+    until(lambda: service.grants(read_note(), f"kill-{child}") == before["token"], "the same token comes again")
+    service.until_ready()
+    envelope(service.submit(refund(41), key=f"killed-{child}"), 200, "ALLOWED")
