@@ -75,7 +75,7 @@ class AgentAndExecutor(FastHttpUser):
             if response.status_code != _OK:
                 response.failure(f"{response.status_code}")
                 return None
-            document = json.loads(response.text)
+            document = json.loads(response.text or "{}")
             if member is not None and not document.get(member):
                 response.failure(f"200 without `{member}`")
                 return None

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import signal
+import socket
 from typing import TYPE_CHECKING
 
 import uvicorn
@@ -51,17 +53,18 @@ def main(args: argparse.Namespace) -> int:
 async def _serve(settings: Settings, args: argparse.Namespace) -> None:
     async with open_service(settings) as service, asyncio.TaskGroup() as tasks:
         running = [tasks.create_task(coroutine) for coroutine in background(service)]
-        where = {"fd": args.fd} if args.fd is not None else {"host": args.host, "port": args.port}
         server = _Server(
             uvicorn.Config(
                 build_app(service),
-                **where,
+                host=args.host,
+                port=args.port,
                 http=ContractProtocol,
                 ws="none",
                 lifespan="off",
                 access_log=False,
                 log_config=None,
                 server_header=False,
+                proxy_headers=False,
                 date_header=True,
                 timeout_graceful_shutdown=_GRACEFUL_S,
             )
@@ -69,7 +72,10 @@ async def _serve(settings: Settings, args: argparse.Namespace) -> None:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, server.stop)
-        await server.serve()
+        # What lives from here on as long as the process need not be looked at by every collection.
+        gc.collect()
+        gc.freeze()
+        await server.serve(sockets=None if args.fd is None else [socket.socket(fileno=args.fd)])
         for task in running:
             task.cancel()
 

@@ -485,7 +485,13 @@ class Authorizer:
         queue_state: str | None,
         claim_by: datetime | None,
     ) -> Outcome:
-        """Record a new status of a stored intent. Rests on a commit alone: the row is in the database anyway."""
+        """Record a new status of a stored intent.
+
+        An allow, and what an agent is told, rest on a commit alone: the row is in the database anyway. A no of the
+        drain may rest on the journal, as every denial: where its commit is in doubt and yet stood, the log must not
+        call void what the database calls final. The lease's epoch keeps it harmless where it came too late.
+        """
+        may_rest_on_journal = waiting.epoch is not None and outcome.status is not Status.CLAIMABLE
 
         def effect(receipt: Receipt) -> Effect:
             return MoveIntent(
@@ -505,6 +511,7 @@ class Authorizer:
             at=judgement.at,
             members=_members(waiting.ask, judgement, outcome, drained=True),
             effect=effect,
+            journal_may_release=may_rest_on_journal,
         )
 
         async def attempt() -> tuple[Pending, Settled]:
@@ -512,7 +519,8 @@ class Authorizer:
             return pending, await pending.settled()
 
         try:
-            _, settled = await self._boundaries.audit.call(attempt, proves=lambda answer: _durable(*answer))
+            proves = _stands if may_rest_on_journal else _durable
+            _, settled = await self._boundaries.audit.call(attempt, proves=lambda answer: proves(*answer))
         except BoundaryUnavailable as error:
             return self._not_recorded(waiting, judgement, error.detail)
         if not settled.applied:

@@ -58,11 +58,20 @@ class Problem(Exception):
 
 @dataclass(frozen=True, slots=True)
 class _Remembered:
-    """What this process answered lately; it speaks for the store while the store is away."""
+    """What this process answered lately; it speaks for the store while the store is away.
+
+    Kept as bytes: thousands of small objects would be looked at by every full garbage collection.
+    """
 
     agent: str
     request_digest: str
-    answer: Answer
+    status: int
+    envelope: bytes
+    retry_after_s: int | None
+
+    def answer(self) -> Answer:
+        """Return the answer as it was given, token included."""
+        return Answer(status=self.status, envelope=orjson.loads(self.envelope), retry_after_s=self.retry_after_s)
 
 
 class Submissions:
@@ -163,7 +172,7 @@ class Submissions:
             if remembered is None:
                 return None
             _same_request(remembered.request_digest, digest)
-            return _without_token(remembered.answer)
+            return _without_token(remembered.answer())
         _same_request(stored.request_digest, digest)
         if stored.status == Status.GRANTED:
             return await self._token_again(stored, settled=settled)
@@ -202,7 +211,7 @@ class Submissions:
                 remembered = self._by_id.get(intent_id)
                 if remembered is None or remembered.agent != agent:
                     raise _away("the intent cannot be read now") from None
-                answer, waits = remembered.answer, True
+                answer, waits = remembered.answer(), True
             else:
                 answer, waits = await self._as_stored(stored), stored.status in {Status.QUEUED, Status.HELD}
             left = deadline - self._clock.monotonic()
@@ -309,7 +318,9 @@ class Submissions:
     # --- memory ---------------------------------------------------------------------------------------------------
 
     def _remember(self, ask: Ask, answer: Answer) -> None:
-        self._by_id[ask.intent_id] = _Remembered(ask.agent, ask.request_digest, answer)
+        self._by_id[ask.intent_id] = _Remembered(
+            ask.agent, ask.request_digest, answer.status, orjson.dumps(answer.envelope), answer.retry_after_s
+        )
         if ask.idempotency_key is not None:
             self._by_key[ask.agent, ask.idempotency_key] = ask.intent_id
         for memory in (self._by_id, self._by_key):

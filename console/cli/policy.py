@@ -15,6 +15,8 @@ from services.decision.lint import lint
 from services.decision.policy import Policy
 from services.policy_files import PolicyFilesUnreadable, read_directory
 
+from console.cli import policy_import, policy_init
+
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Iterable
@@ -39,6 +41,9 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     test.add_argument("--json", action="store_true", help="print JSON")
     test.add_argument("--junit", type=Path, metavar="FILE", help="write a JUnit report too")
     test.set_defaults(run=run_test)
+
+    policy_import.add(commands)
+    policy_init.add(commands)
 
 
 def run_lint(arguments: argparse.Namespace) -> int:

@@ -1,0 +1,59 @@
+"""The agents' and the executors' side over a real lane, with the database and the disk in memory."""
+
+from __future__ import annotations
+
+from fakes.recording_world import Recorder
+from fakes.stores import MemoryIntents
+from world import ISSUER, World
+
+from services.consumption import Consumption
+from services.submissions import Submissions, waiting_intent
+
+
+class Desk:
+    """A `World` whose recorder is a real lane, and whose stores read what that lane wrote."""
+
+    def __init__(self) -> None:
+        self.recording = Recorder()
+        self.world = World(deadline_s=1.0)
+        self.store = MemoryIntents(self.recording.database)
+        self.parked = 0
+        self.lane = None
+
+    async def open(self) -> Desk:
+        world = self.world
+        self.lane = await self.recording.start()
+        world.authorizer._recorder = self.lane
+        self.submissions = Submissions(
+            authorizer=world.authorizer,
+            store=self.store,
+            clock=world.clock,
+            ids=world.ids,
+            on_parked=self._count,
+            in_journal=lambda: self.lane.in_journal,
+        )
+        self.consumption = Consumption(
+            issuer=ISSUER,
+            recorder=self.lane,
+            signer=world.signer,
+            store=self.store,
+            audit=world.boundaries.audit,
+            clock=world.clock,
+        )
+        return self
+
+    def _count(self) -> None:
+        self.parked += 1
+
+    async def restart(self) -> None:
+        """End the process and start another on the same database and disk."""
+        await self.recording.crash(self.lane)
+        await self.open()
+
+    async def submit(self, intent, key="k", *, agent="support"):
+        return await self.submissions.submit(agent, intent, key)
+
+    async def make_claimable(self, intent_id: str) -> None:
+        """Do what the worker does once everything is back."""
+        stored = await self.store.get(intent_id)
+        await self.world.authorizer.reconsider(waiting_intent(stored, epoch=None))
