@@ -8,14 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from xml.etree import ElementTree as ET
 
+from console.cli import policy_import, policy_init
 from services.decision.bundle import read_bundle
 from services.decision.finding import BundleInvalid, Severity
 from services.decision.golden import run_suites
 from services.decision.lint import lint
 from services.decision.policy import Policy
 from services.policy_files import PolicyFilesUnreadable, read_directory
-
-from console.cli import policy_import, policy_init
 
 if TYPE_CHECKING:
     import argparse

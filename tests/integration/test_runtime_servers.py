@@ -144,6 +144,7 @@ async def test_valkey_answers_on_a_socket_of_ours_alone(data):
 async def test_a_command_finds_a_stopped_database_and_a_running_one(data, monkeypatch):
     monkeypatch.delenv("HOLDFAST_DATABASE_URL", raising=False)
     arguments = Namespace(data_dir=str(data.root), database_url=None)
+    others = children_of(os.getpid())  # servers of other tests' fixtures
     async with running_postgres(data) as (postgres, children):
         with pytest.raises(CommandFailed, match="try again"):
             async with database(arguments):
@@ -162,7 +163,7 @@ async def test_a_command_finds_a_stopped_database_and_a_running_one(data, monkey
     async with database(arguments) as url, connected(url) as connection:
         assert await connection.fetchval("SELECT 1") == 1
         assert url != postgres.database_url
-    assert children_of(os.getpid()) == set()
+    assert children_of(os.getpid()) <= others
 
 
 async def test_a_command_does_not_make_a_data_directory(tmp_path):

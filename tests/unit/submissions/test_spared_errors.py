@@ -9,6 +9,7 @@ from world import FakeClock
 
 from services.boundary import Boundary, BoundaryUnavailable
 from services.breaker import State
+from services.decision.verdict import Deny
 
 
 class Unfit(ConnectionError):
@@ -35,14 +36,18 @@ async def test_an_error_that_is_spared_never_opens_the_breaker_and_its_kind_stil
         assert boundary.state.state is state
 
 
-async def test_a_parameter_whose_name_no_table_holds_is_denied_and_recorded():
+async def test_a_detail_that_quotes_what_no_table_holds_is_recorded_and_printable():
     desk = await Desk().open()
-    try:
-        odd = desk.world.refund(parameters={"amount_cents": 1, "note": 5, "\x00": 1})
 
-        answer = await desk.submit(odd)
+    async def quotes_the_agent(policy, intent):
+        return Deny(reason_code=ReasonCode.PARAMETERS_INVALID, detail="the parameter `\x00\x1b[31m` is not declared")
+
+    desk.world.classifier.classify = quotes_the_agent
+    try:
+        answer = await desk.submit(desk.world.refund())
 
         assert (answer.status, answer.envelope["reason_code"]) == (403, "PARAMETERS_INVALID")
-        assert answer.envelope["detail"].isprintable()
+        assert answer.envelope["detail"] == "the parameter `\\x00\\x1b[31m` is not declared"
+        assert answer.envelope["receipt"] is not None
     finally:
         await desk.recording.crash(desk.lane)
