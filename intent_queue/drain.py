@@ -9,7 +9,8 @@ One tick:
 4. If the gate is open, claim a small batch and decide it, as many at once as the pace allows.
 5. Stop at the first sign of trouble: a decision that could not be made, or the gate closing. What was not decided
    goes back without counting an attempt; what was tried waits a little, so that an intent which alone cannot be
-   decided does not stop the line for ever.
+   decided does not stop the line for ever. An intent that alone must wait (its agent's limit) is no trouble: it goes
+   back uncounted until then, and the others go on.
 
 Nothing here writes an outcome; the decider does, fenced by the lease's epoch. Source: design 7.
 """
@@ -54,6 +55,16 @@ class Result(StrEnum):
     LOST = "lost"  # the lease or the version moved on: somebody else settles it
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Postponed:
+    """The decider recorded nothing: no dependency is in trouble, and this intent alone must wait until then.
+
+    It never waits beyond its own expiry.
+    """
+
+    until: datetime
+
+
 class PoisonIntent(Exception):
     """This intent alone cannot be processed. The decider translates whatever it met into this."""
 
@@ -64,7 +75,7 @@ class Decider(Protocol):
     Any exception but PoisonIntent is a programming error: it ends the tick, and the lease runs out.
     """
 
-    async def authorize(self, item: ClaimedItem) -> Result:
+    async def authorize(self, item: ClaimedItem) -> Result | Postponed:
         """Evaluate from the start and record the outcome. Raises: PoisonIntent."""
         ...
 
@@ -95,6 +106,7 @@ class TickReport:
     lost: int = 0
     poisoned: int = 0
     given_back: int = 0  # without counting an attempt
+    postponed: int = 0  # given back until their own time
     reclaimed: int = 0  # leases that had run out
     parked: tuple[str, ...] = ()
     stopped: bool = False  # by trouble or a closed gate
@@ -127,6 +139,7 @@ class Drain:
         self._worker = worker
         self._owed: list[ClaimedItem] = []
         self._owed_deferred: list[ClaimedItem] = []
+        self._owed_until: dict[datetime, list[ClaimedItem]] = {}
 
     @property
     def pace(self) -> Pace:
@@ -159,7 +172,7 @@ class Drain:
         self,
         report: TickReport,
         items: Sequence[ClaimedItem],
-        settle: Callable[[ClaimedItem], Awaitable[Result]],
+        settle: Callable[[ClaimedItem], Awaitable[Result | Postponed]],
         gate: Callable[[], bool],
     ) -> TickReport:
         """Settle `items`, as many at once as the pace allows; give back what was not decided."""
@@ -185,6 +198,7 @@ class Drain:
             lost=report.lost + work.lost,
             poisoned=report.poisoned + len(work.poisoned),
             given_back=report.given_back + len(work.undecided) + len(work.unstarted),
+            postponed=report.postponed + len(work.postponed),
             stopped=work.stopped,
         )
         try:
@@ -200,10 +214,15 @@ class Drain:
         self._owed.clear()
         await self._store.give_back(self._owed_deferred, self._clock.now() + timedelta(seconds=DEFER_S))
         self._owed_deferred.clear()
+        for until in sorted(self._owed_until):
+            await self._store.give_back(self._owed_until[until], until)
+            del self._owed_until[until]
 
     def _owe(self, work: _Slice) -> None:
         self._owed += [*work.interrupted, *work.unstarted]
         self._owed_deferred += work.undecided
+        for item, until in work.postponed:
+            self._owed_until.setdefault(min(until, item.expires_at), []).append(item)
 
     async def _count_attempt(self, item: ClaimedItem) -> State | None:
         backoff = timedelta(seconds=min(2.0 ** min(item.attempts, 10), MAX_BACKOFF_S))
@@ -216,7 +235,7 @@ class _Slice:
     def __init__(
         self,
         items: Sequence[ClaimedItem],
-        settle: Callable[[ClaimedItem], Awaitable[Result]],
+        settle: Callable[[ClaimedItem], Awaitable[Result | Postponed]],
         gate: Callable[[], bool],
         clock: Clock,
     ) -> None:
@@ -228,6 +247,7 @@ class _Slice:
         self.undecided: list[ClaimedItem] = []
         self.interrupted: list[ClaimedItem] = []
         self.poisoned: list[ClaimedItem] = []
+        self.postponed: list[tuple[ClaimedItem, datetime]] = []
         self.finished = 0
         self.good = 0
         self.lost = 0
@@ -253,8 +273,10 @@ class _Slice:
             self.stopped = True
         return not self.stopped
 
-    def _note(self, item: ClaimedItem, result: Result, took_s: float) -> None:
+    def _note(self, item: ClaimedItem, result: Result | Postponed, took_s: float) -> None:
         match result:
+            case Postponed(until=until):
+                self.postponed.append((item, until))
             case Result.FINISHED:
                 self.finished += 1
             case Result.LOST:

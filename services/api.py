@@ -109,6 +109,7 @@ def build_app(service: Service) -> ASGIApp:
         recorder=service.lane,
         signer=service.signer,
         store=service.intents,
+        limits=service.limits,
         audit=service.boundaries.audit,
         clock=service.clock,
     )

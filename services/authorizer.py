@@ -87,11 +87,15 @@ class Ask:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WaitingIntent:
-    """A stored intent that waits, or that may be claimed. `epoch` is the worker's lease, None for a claim."""
+    """A stored intent that waits, or that may be claimed.
+
+    `epoch` is the worker's lease, None for a claim; `expires_at` is until when a drained one may go on waiting.
+    """
 
     ask: Ask
     version: int
     epoch: int | None
+    expires_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -185,11 +189,11 @@ class Authorizer:
     async def reconsider(self, waiting: WaitingIntent) -> Outcome:
         """Evaluate a waiting intent again from the start, on the active bundle. A late allow is claimable, not minted.
 
-        Raises: MovedOn when the lease was lost. An outcome in NOT_DECIDED has changed nothing.
+        Raises: MovedOn when the lease was lost. An outcome in NOT_DECIDED, or QUEUED, has changed nothing.
         """
         judgement = await self._judge(waiting.ask, drained=True)
         verdict = judgement.verdict
-        if isinstance(verdict, Unavailable):
+        if isinstance(verdict, Unavailable) or _may_ask_later(judgement, waiting.expires_at):
             return self._outcome(waiting.ask, judgement, status=Status.QUEUED)
         if isinstance(verdict, Allow):
             status, queue_state = Status.CLAIMABLE, "claimable"
@@ -265,6 +269,7 @@ class Authorizer:
                 now=at,
                 drained=drained,
                 queue_age_s=max(0, int((at - ask.received_at).total_seconds())) if drained else 0,
+                intent_id=ask.intent_id,
             )
             act_hash = judgement.act_hash
 
@@ -735,6 +740,14 @@ def _code(judgement: Judgement) -> ReasonCode:
     if isinstance(verdict, Hold):
         return ReasonCode.APPROVAL_REQUIRED
     return verdict.reason_code
+
+
+def _may_ask_later(judgement: Judgement, expires_at: datetime | None) -> bool:
+    """Return whether a waiting intent met its agent's limit only because many were drained at once."""
+    verdict = judgement.verdict
+    if not isinstance(verdict, Deny) or verdict.reason_code is not ReasonCode.RATE_LIMITED or expires_at is None:
+        return False
+    return judgement.at + timedelta(seconds=verdict.retry_after_s or 0) < expires_at
 
 
 def _action(intent: Intent, executor: str) -> Action:

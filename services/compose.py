@@ -249,7 +249,7 @@ async def open_service(settings: Settings) -> AsyncIterator[Service]:
         issuer=settings.issuer,
         policies=LoadedPolicy(policy),
         classifier=CatalogueClassifier(),
-        evaluator=PolicyEvaluator(store=heartbeat, limits=limits, ids=ids),
+        evaluator=PolicyEvaluator(store=heartbeat, limits=limits),
         activity=RecentActivity(),
         waiting=census.bounds,
         recorder=lane,

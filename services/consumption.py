@@ -10,7 +10,7 @@ from holdfast.reasons import ReasonCode
 from holdfast.token import check_claims, verify_signature
 
 from services.boundary import BoundaryUnavailable, WrongAnswer
-from services.ports import ConsumeToken, Entry, ReportOutcome, StoreUnreachable, TokenState
+from services.ports import ConsumeToken, Entry, LimitsUnreachable, ReportOutcome, StoreUnreachable, TokenState
 from services.submissions import Problem
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from holdfast.token import Claims
 
     from services.boundary import Boundary
-    from services.ports import Clock, Pending, Recorder, Settled, TokenSigner, TokenStore
+    from services.ports import Clock, Consumed, Limits, Pending, Recorder, Settled, TokenSigner, TokenStore
 
 MAX_LIFETIME_S = 3600
 _INVALID = "the token is not valid"
@@ -43,6 +43,7 @@ class Consumption:
         recorder: Recorder,
         signer: TokenSigner,
         store: TokenStore,
+        limits: Limits,
         audit: Boundary,
         clock: Clock,
     ) -> None:
@@ -50,6 +51,7 @@ class Consumption:
         self._recorder = recorder
         self._signer = signer
         self._store = store
+        self._limits = limits
         self._audit = audit
         self._clock = clock
 
@@ -90,25 +92,41 @@ class Consumption:
             "exp": claims.exp,
         }
 
-    async def report(self, executor: str, jti: str, *, outcome: str, detail: str | None) -> dict[str, JSON]:
-        """Record what became of a consumed token. The same report may come twice.
+    async def report(
+        self, executor: str, jti: str, *, outcome: str, detail: str | None, model_tokens: int | None = None
+    ) -> dict[str, JSON]:
+        """Record what became of a consumed token, and correct the agent's counter. The same report may come twice.
 
         Raises: Problem 404 if this executor did not consume it, 409 if another outcome stands, 503.
         """
         try:
-            consumer = await self._store.consumed_by(self._issuer, jti)
+            consumed = await self._store.consumed(self._issuer, jti)
         except StoreUnreachable as error:
             raise _away("the token's state cannot be read now") from error
-        if consumer != executor:
+        if consumed is None or consumed.executor != executor:
             raise Problem(404, ReasonCode.NOT_FOUND, "this executor consumed no such token")
         at = self._clock.now()
         members: dict[str, JSON] = {"jti": jti, "executor": executor, "outcome": outcome}
         if detail is not None:
             members["detail"] = detail
+        if model_tokens is not None:
+            members["model_tokens"] = model_tokens
         effect = ReportOutcome(iss=self._issuer, jti=jti, executor=executor, outcome=outcome, outcome_at=at)
         if not await self._commit(Entry(kind="token.outcome", at=at, members=members, effect=effect)):
             raise Problem(409, ReasonCode.OUTCOME_CONFLICT, "another outcome was reported before")
+        if model_tokens is not None:
+            await self._correct(consumed, model_tokens)
         return {"recorded": True, "jti": jti, "status": outcome}
+
+    async def _correct(self, consumed: Consumed, model_tokens: int) -> None:
+        # Only after the log has it. A report that is sent again is recorded again, and corrects once.
+        if consumed.agent is None:
+            return
+        try:
+            await self._limits.correct(consumed.agent, consumed.intent_id, model_tokens=model_tokens)
+        except LimitsUnreachable as error:
+            detail = "the outcome is recorded, but the agent's counter cannot be corrected now: send the report again"
+            raise Problem(503, ReasonCode.SERVICE_UNAVAILABLE, detail, retry_after_s=2) from error
 
     def _verify(self, token: str, executor: str) -> Claims:
         try:

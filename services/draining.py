@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from holdfast import strict_json
@@ -10,7 +11,7 @@ from holdfast.errors import InvalidIntent, MalformedJSON
 from holdfast.intent import Intent
 from holdfast.reasons import NOT_DECIDED, Cause, ReasonCode, Status
 
-from intent_queue.drain import PoisonIntent, Result
+from intent_queue.drain import PoisonIntent, Postponed, Result
 from services.authorizer import Ask, MovedOn, WaitingIntent
 
 if TYPE_CHECKING:
@@ -24,8 +25,11 @@ class AuthorizingDecider:
     def __init__(self, authorizer: Authorizer) -> None:
         self._authorizer = authorizer
 
-    async def authorize(self, item: ClaimedItem) -> Result:
-        """Evaluate from the start and record the outcome. Raises: PoisonIntent."""
+    async def authorize(self, item: ClaimedItem) -> Result | Postponed:
+        """Evaluate from the start and record the outcome. Raises: PoisonIntent.
+
+        An intent that only its agent's limit stops waits until the limit lets it through, if it may wait that long.
+        """
         try:
             outcome = await self._authorizer.reconsider(_waiting(item))
         except MovedOn:
@@ -33,6 +37,10 @@ class AuthorizingDecider:
         if outcome.cause is Cause.POLICY_ERROR:
             # The failure belongs to this intent: the others must not wait for it.
             raise PoisonIntent(outcome.detail)
+        if outcome.reason_code is ReasonCode.RATE_LIMITED and outcome.status is Status.QUEUED:
+            # Whole seconds, rounded up: what was drained in one burst is given back in few statements.
+            until = outcome.decided_at.replace(microsecond=0) + timedelta(seconds=(outcome.retry_after_s or 0) + 1)
+            return Postponed(until=until)
         return Result.NOT_DECIDED if outcome.reason_code in NOT_DECIDED else Result.FINISHED
 
     async def expire(self, item: ClaimedItem) -> Result:
@@ -63,4 +71,4 @@ def _waiting(item: ClaimedItem) -> WaitingIntent:
         idempotency_key=None,
         received_at=item.enqueued_at,
     )
-    return WaitingIntent(ask=ask, version=item.version, epoch=item.epoch)
+    return WaitingIntent(ask=ask, version=item.version, epoch=item.epoch, expires_at=item.expires_at)

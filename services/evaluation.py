@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from services.decision.policy import Classified, Policy, Request
     from services.decision.verdict import Verdict
-    from services.ports import Ids, Limits
+    from services.ports import Limits
 
 
 class Store(Protocol):
@@ -36,10 +36,9 @@ class CatalogueClassifier:
 class PolicyEvaluator:
     """Evaluates one request against the active bundle."""
 
-    def __init__(self, *, store: Store, limits: Limits, ids: Ids) -> None:
+    def __init__(self, *, store: Store, limits: Limits) -> None:
         self._store = store
         self._limits = limits
-        self._ids = ids
 
     async def evaluate(self, policy: Policy, request: Request, act_hash: str, *, charge: bool) -> Evaluated:
         """Judge one request. Raises: StoreUnreachable."""
@@ -53,9 +52,9 @@ class PolicyEvaluator:
             return None
         call = Charge(
             agent=request.agent,
+            intent_id=request.intent_id,
             limit=limit,
             model_tokens=request.intent.context.model_tokens or 0,
-            member=self._ids.new(""),
             now=request.now,
         )
         try:

@@ -234,20 +234,36 @@ class Evaluator(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Charge:
-    """One call to be counted against an agent's limits. `member` makes it distinct."""
+    """One intent to be counted against its agent's limits."""
 
     agent: str
+    intent_id: str
     limit: RateLimit
     model_tokens: int
-    member: str
     now: datetime
+
+    def __post_init__(self) -> None:
+        """Refuse what would be counted as one with others."""
+        if not self.intent_id:
+            raise ValueError("a charge names its intent")
 
 
 class Limits(Protocol):
     """Counters shared by every replica."""
 
     async def charge(self, charge: Charge) -> int:
-        """Count the call and return 0, or return the seconds to wait and count nothing. Raises: LimitsUnreachable."""
+        """Count the intent and return 0, or return the seconds to wait and count nothing.
+
+        The same intent counts once in a minute, and its model tokens once a day. Raises: LimitsUnreachable.
+        """
+        ...
+
+    async def correct(self, agent: str, intent_id: str, *, model_tokens: int) -> bool:
+        """Put the model tokens really used in place of those charged for the intent, on the day of the charge.
+
+        Once per intent: returns False, and changes nothing, when there is no uncorrected charge of today's.
+        Raises: LimitsUnreachable.
+        """
         ...
 
 
@@ -355,6 +371,15 @@ class TokenState(StrEnum):
     UNKNOWN = "unknown"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Consumed:
+    """Who consumed a token, and whose intent it was. `agent` is None when the intent is no longer stored."""
+
+    executor: str
+    intent_id: str
+    agent: str | None
+
+
 class TokenStore(Protocol):
     """Reads of what became of a token. Raises: StoreUnreachable."""
 
@@ -362,8 +387,8 @@ class TokenStore(Protocol):
         """Return the token's state; UNKNOWN when no granted intent carries it."""
         ...
 
-    async def consumed_by(self, iss: str, jti: str) -> str | None:
-        """Return the executor that consumed the token."""
+    async def consumed(self, iss: str, jti: str) -> Consumed | None:
+        """Return who consumed the token; None when nobody did."""
         ...
 
 

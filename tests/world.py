@@ -257,6 +257,9 @@ class FakeLimits:
         self.calls[charge.agent] = used + 1
         return 0
 
+    async def correct(self, agent: str, intent_id: str, *, model_tokens: int) -> bool:
+        return False
+
 
 class BreakablePolicies:
     def __init__(self, policy: Policy) -> None:
@@ -331,7 +334,7 @@ class World:
         self.limits = FakeLimits()
         self.policies = BreakablePolicies(Policy.compile(read_bundle(bundle or BUNDLE)))
         self.classifier = BreakableClassifier()
-        self.evaluator = BreakableEvaluator(store=self.store, limits=self.limits, ids=self.ids)
+        self.evaluator = BreakableEvaluator(store=self.store, limits=self.limits)
         self.waiting = NoRoomLeft()
         self.boundaries = Boundaries(
             intent=self._boundary("intent", ReasonCode.CLASSIFICATION_UNAVAILABLE, deadline_s),

@@ -54,10 +54,12 @@ class Outcome:
     jti: str
     status: OutcomeStatus
     detail: str
+    model_tokens: int | None = None
 
     def body(self) -> bytes:
         """Return the request body of the report."""
-        return rfc8785.dumps({"status": self.status.value, "detail": self.detail})
+        used = {} if self.model_tokens is None else {"model_tokens": self.model_tokens}
+        return rfc8785.dumps({"status": self.status.value, "detail": self.detail, **used})
 
 
 class Consumption(Protocol):

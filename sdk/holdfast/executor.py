@@ -221,7 +221,7 @@ class Authorization:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         gate, grant = self._leave()
-        drive(gate.report(grant.claims, *_outcome(error)))
+        drive(gate.report(grant.claims, *_outcome(error), model_tokens=grant.usage.model_tokens))
 
     async def __aenter__(self) -> Grant:
         self._enter_once()
@@ -245,7 +245,7 @@ class Authorization:
                 overrun = late
             expired = self._limit.expired()
         outcome = (OutcomeStatus.UNKNOWN, "the deadline passed") if expired else _outcome(error)
-        await gate.report(grant.claims, *outcome)
+        await gate.report(grant.claims, *outcome, model_tokens=grant.usage.model_tokens)
         if overrun is not None:
             raise overrun
 

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from holdfast.strict_json import JSON
 
 MAX_LIFETIME_LIMIT_S: Final = 24 * 3600
+MAX_MODEL_TOKENS: Final = 10**12
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,6 +37,13 @@ class Wanted:
     action: str
     resource: Resource
     parameters: Mapping[str, JSON]
+
+
+@dataclass(slots=True)
+class Usage:
+    """What running cost, as far as the body said so."""
+
+    model_tokens: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,11 +59,21 @@ class Grant:
     parameters: dict[str, JSON]
     deadline: float = field(repr=False)
     monotonic: Callable[[], float] = field(repr=False)
+    usage: Usage = field(default_factory=Usage, repr=False)
 
     @property
     def intent_id(self) -> str:
         """The intent that this grant executes."""
         return self.claims.txn
+
+    def report_model_tokens(self, count: int) -> None:
+        """Say how many model tokens running this really used. The outcome's report carries the last number said.
+
+        It takes the place of what the agent announced in its daily limit. Raises: ValueError.
+        """
+        if type(count) is not int or not 0 <= count <= MAX_MODEL_TOKENS:
+            raise ValueError(f"model tokens are a count from 0 to {MAX_MODEL_TOKENS}")
+        self.usage.model_tokens = count
 
     def remaining_s(self) -> float:
         """Return the seconds left to run, for the time-outs of what the body calls. Never negative."""
@@ -143,9 +161,11 @@ class Gate:
             monotonic=self._outside.monotonic,
         )
 
-    async def report(self, claims: Claims, status: OutcomeStatus, detail: str) -> None:
+    async def report(
+        self, claims: Claims, status: OutcomeStatus, detail: str, *, model_tokens: int | None = None
+    ) -> None:
         """Close the loop. What cannot be told now is kept; nothing is raised."""
-        outcome = Outcome(iss=claims.iss, jti=claims.jti, status=status, detail=detail)
+        outcome = Outcome(iss=claims.iss, jti=claims.jti, status=status, detail=detail, model_tokens=model_tokens)
         await self._consumption.report(self._outside, outcome)
 
     async def flush(self) -> int:

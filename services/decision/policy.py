@@ -68,7 +68,10 @@ class Classified:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """One question to the policy. `approvals` are usernames of those who approved this very intent."""
+    """One question to the policy. `approvals` are usernames of those who approved this very intent.
+
+    `intent_id` is for whoever counts; no rule sees it.
+    """
 
     agent: str
     intent: Intent
@@ -78,6 +81,7 @@ class Request:
     approvals: tuple[str, ...] = ()
     drained: bool = False
     queue_age_s: int = 0
+    intent_id: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -166,7 +166,12 @@ _SCHEMAS: dict[str, Any] = {
         ["token", "action", "resource"], token=_TEXT, action=_TEXT, resource=_RESOURCE, parameters=_ANY_OBJECT
     ),
     "Consumed": {"type": "object", "required": ["consumed", "txn", "jti", "sub"]},
-    "Outcome": _object(["status"], status=_closed(["succeeded", "failed", "unknown"]), detail=_or_null(_TEXT)),
+    "Outcome": _object(
+        ["status"],
+        status=_closed(["succeeded", "failed", "unknown"]),
+        detail=_or_null(_TEXT),
+        model_tokens=_or_null({"type": "integer", "minimum": 0, "maximum": 10**12}),
+    ),
     "Recorded": {"type": "object", "required": ["recorded"]},
     "QueuePage": _object(["items", "next"], items={"type": "array", "items": _ANY_OBJECT}, next=_or_null(_TEXT)),
     "JWKS": _object(["keys"], keys={"type": "array", "items": _ANY_OBJECT}),

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 _OUTCOMES = frozenset({"succeeded", "failed", "unknown"})
 _MAX_DETAIL = 2000
+_MAX_MODEL_TOKENS = 10**12
 
 
 class TokenEndpoints:
@@ -71,15 +72,19 @@ class TokenEndpoints:
     async def _outcome(self, request: Request) -> Response:
         executor = await self._callers.require(request, Kind.EXECUTOR)
         jti = path_id(request, "jti")
-        body = _object(await read_json(request), {"status"}, {"detail"})
-        outcome, detail = body["status"], body.get("detail")
+        body = _object(await read_json(request), {"status"}, {"detail", "model_tokens"})
+        outcome, detail, used = body["status"], body.get("detail"), body.get("model_tokens")
         if not isinstance(outcome, str) or outcome not in _OUTCOMES:
             raise _malformed(f"`status` must be one of {', '.join(sorted(_OUTCOMES))}")
         if detail is not None and (not isinstance(detail, str) or len(detail) > _MAX_DETAIL):
             raise _malformed(f"`detail` must be a string of at most {_MAX_DETAIL} characters")
+        if used is not None and (
+            not isinstance(used, int) or isinstance(used, bool) or not 0 <= used <= _MAX_MODEL_TOKENS
+        ):
+            raise _malformed(f"`model_tokens` must be an integer from 0 to {_MAX_MODEL_TOKENS}")
         return json_response(
             200,
-            await self._consumption.report(executor, jti, outcome=outcome, detail=detail),
+            await self._consumption.report(executor, jti, outcome=outcome, detail=detail, model_tokens=used),
         )
 
     async def _jwks(self, request: Request) -> Response:  # noqa: ARG002 - public, the same for everybody

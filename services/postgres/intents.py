@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 import orjson
 
 from intent_queue.store import QueueUnavailable
-from services.ports import StoredIntent, StoreUnreachable, TokenState
+from services.ports import Consumed, StoredIntent, StoreUnreachable, TokenState
 
 if TYPE_CHECKING:
     import asyncpg
@@ -30,7 +30,10 @@ SELECT EXISTS (SELECT FROM consumptions WHERE iss = $1 AND (txn = $2 OR jti = $3
        EXISTS (SELECT FROM revoked_tokens WHERE jti = $3) AS revoked,
        EXISTS (SELECT FROM intents WHERE intent_id = $2 AND jti = $3 AND status = 'granted') AS granted
 """
-_CONSUMED_BY: Final = "SELECT executor FROM consumptions WHERE iss = $1 AND jti = $2"
+_CONSUMED: Final = """
+SELECT c.executor, c.txn, i.agent FROM consumptions c LEFT JOIN intents i ON i.intent_id = c.txn
+WHERE c.iss = $1 AND c.jti = $2
+"""
 
 
 class PostgresIntents:
@@ -69,11 +72,11 @@ class PostgresIntents:
             return TokenState.REVOKED
         return TokenState.FRESH if row["granted"] else TokenState.UNKNOWN
 
-    async def consumed_by(self, iss: str, jti: str) -> str | None:
-        """Return the executor that consumed the token."""
+    async def consumed(self, iss: str, jti: str) -> Consumed | None:
+        """Return who consumed the token."""
         async with self._pool.connection() as connection:
-            executor = await connection.fetchval(_CONSUMED_BY, iss, jti)
-        return executor if isinstance(executor, str) else None
+            row = await connection.fetchrow(_CONSUMED, iss, jti)
+        return None if row is None else Consumed(executor=row["executor"], intent_id=row["txn"], agent=row["agent"])
 
 
 def _stored(row: asyncpg.Record | None) -> StoredIntent | None:

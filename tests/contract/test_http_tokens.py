@@ -214,6 +214,11 @@ def test_an_absurd_token_id_is_unknown(service, jti):
         {"status": "failed", "detail": 1},
         {"status": "failed", "detail": "x" * 2001},
         {"status": "failed", "more": 1},
+        {"status": "failed", "model_tokens": -1},
+        {"status": "failed", "model_tokens": 10**12 + 1},
+        {"status": "failed", "model_tokens": 1.5},
+        {"status": "failed", "model_tokens": True},
+        {"status": "failed", "model_tokens": "7"},
     ],
 )
 def test_a_malformed_outcome_is_refused(service, consumed, body):
@@ -222,6 +227,11 @@ def test_a_malformed_outcome_is_refused(service, consumed, body):
 
 def test_an_outcomes_detail_may_hold_any_text(service, consumed):
     assert service.report(consumed, {"status": "failed", "detail": "\x00 🙂 \u2028"}).status_code == 200
+
+
+def test_an_outcome_with_the_tokens_really_used_may_be_sent_again(service, consumed):
+    for _ in range(2):
+        assert service.report(consumed, {"status": "succeeded", "model_tokens": 1200}).status_code == 200
 
 
 def test_the_public_keys_are_public_and_cached_for_minutes(service):

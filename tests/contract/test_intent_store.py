@@ -12,7 +12,7 @@ from fakes.stores import MemoryIntents
 from integration.recording_postgres import Postgres
 
 from intent_queue.store import QueueStore
-from services.ports import StoreUnreachable, TokenState
+from services.ports import Consumed, StoreUnreachable, TokenState
 from services.postgres.intents import PostgresIntents
 from services.postgres.pool import ReadPool
 from services.postgres.sink import PostgresSink
@@ -81,7 +81,7 @@ async def test_an_empty_store_knows_nothing(store):
     assert await store.by_key("bot", "k") is None
     assert await store.position("int_1") is None
     assert await store.state(ISS, "int_1", "jti_1") is TokenState.UNKNOWN
-    assert await store.consumed_by(ISS, "jti_1") is None
+    assert await store.consumed(ISS, "jti_1") is None
 
 
 async def test_an_intent_is_read_back_as_it_was_stored(store, write):
@@ -135,7 +135,7 @@ async def test_a_granted_token_is_fresh_until_it_is_consumed(store, write):
     await write(consume())
 
     assert await store.state(ISS, "int_1", "jti_1") is TokenState.CONSUMED
-    assert await store.consumed_by(ISS, "jti_1") == "pay"
+    assert await store.consumed(ISS, "jti_1") == Consumed(executor="pay", intent_id="int_1", agent="bot")
     assert (await store.get("int_1")).consumed
 
 
@@ -153,7 +153,7 @@ async def test_a_token_of_another_issuer_intent_or_id_is_unknown(store, write):
     assert await store.state(ISS, "int_2", "jti_1") is TokenState.UNKNOWN
     await write(consume())
     assert await store.state("https://other.test", "int_1", "jti_1") is not TokenState.CONSUMED
-    assert await store.consumed_by("https://other.test", "jti_1") is None
+    assert await store.consumed("https://other.test", "jti_1") is None
 
 
 async def test_a_token_that_was_replaced_before_its_release_is_revoked(store, write):
@@ -175,7 +175,7 @@ async def test_a_store_that_is_away_says_so_instead_of_nothing(world):
         store.by_key("bot", "k"),
         store.position("int_1"),
         store.state(ISS, "int_1", "jti_1"),
-        store.consumed_by(ISS, "jti_1"),
+        store.consumed(ISS, "jti_1"),
     ):
         with pytest.raises(StoreUnreachable):
             await question

@@ -6,7 +6,7 @@ import base64
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from services.ports import StoredIntent, StoreUnreachable, TokenState
+from services.ports import Consumed, StoredIntent, StoreUnreachable, TokenState
 
 if TYPE_CHECKING:
     from fakes.recording import MemoryDatabase
@@ -48,9 +48,13 @@ class MemoryIntents:
         granted = row is not None and row["jti"] == jti and row["status"] == "granted"
         return TokenState.FRESH if granted else TokenState.UNKNOWN
 
-    async def consumed_by(self, iss, jti):
-        rows = self._tables().consumptions.items()
-        return next((row["executor"] for (issuer, _), row in rows if issuer == iss and row["jti"] == jti), None)
+    async def consumed(self, iss, jti):
+        tables = self._tables()
+        for (issuer, txn), row in tables.consumptions.items():
+            if issuer == iss and row["jti"] == jti:
+                agent = tables.intents[txn]["agent"] if txn in tables.intents else None
+                return Consumed(executor=row["executor"], intent_id=txn, agent=agent)
+        return None
 
     def _tables(self):
         if not self._database.up:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-from intent_queue.drain import PoisonIntent, Result
+from intent_queue.drain import PoisonIntent, Postponed, Result
 
 #: The recorder's part: every settlement leaves a line, the state change happens only under the lease's epoch.
 OUTCOMES = "CREATE TABLE IF NOT EXISTS outcomes (intent_id text NOT NULL, outcome text NOT NULL)"
@@ -124,7 +124,7 @@ async def settle(pool, item, outcome):
 
 
 class SqlDecider:
-    """Settles by SQL. `fails` maps intent ids to what happens to them instead: a Result or an exception."""
+    """Settles by SQL. `fails` maps intent ids to what happens to them instead: an answer or an exception."""
 
     def __init__(self, pool):
         self._pool = pool
@@ -145,7 +145,7 @@ class SqlDecider:
         if self.before is not None:
             await self.before(item)
         planned = self.fails.get(item.intent_id)
-        if isinstance(planned, Result):
+        if isinstance(planned, (Result, Postponed)):
             return planned
         if planned is PoisonIntent:
             raise PoisonIntent(item.intent_id)

@@ -103,10 +103,21 @@ class Valkey:
     def url(self):
         return f"unix://{self.socket}"
 
-    def start(self):
+    def start(self, *options):
         self.socket.unlink(missing_ok=True)
         self._process = subprocess.Popen(
-            [get_binary_path(), "--port", "0", "--unixsocket", self.socket, "--save", "", "--dir", self._directory],
+            [
+                get_binary_path(),
+                "--port",
+                "0",
+                "--unixsocket",
+                self.socket,
+                "--save",
+                "",
+                "--dir",
+                self._directory,
+                *options,
+            ],
             stdout=subprocess.DEVNULL,
             preexec_fn=die_with_parent,  # noqa: PLW1509 - the test run has no other thread here
         )

@@ -5,16 +5,17 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+from datetime import UTC, datetime, timedelta
 
 import asyncpg
 import pytest
 from queue_rows import OUTCOMES, Row, SqlDecider, Watch, entries, lapse_leases, make_due, outcomes, put, settle
 
-from intent_queue.drain import BATCH_PER_WINDOW, SLOW_S, START_WITHIN_S, Drain, PoisonIntent, Result
+from intent_queue.drain import BATCH_PER_WINDOW, SLOW_S, START_WITHIN_S, Drain, PoisonIntent, Postponed, Result
 from intent_queue.leader import Leader
 from intent_queue.pace import START, Pace
 from intent_queue.states import MAX_ATTEMPTS
-from intent_queue.store import QueueStore
+from intent_queue.store import QueueStore, QueueUnavailable
 from intent_queue.worker import led_by
 
 pytest_plugins = ["queue_servers"]
@@ -428,3 +429,52 @@ async def test_the_lock_key_is_one_that_postgresql_accepts(queue_database):
         held = await connection.fetchval("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND granted")
     await connection.close()
     assert held == 1
+
+
+# --- postponed --------------------------------------------------------------------------------------------------------
+
+
+async def test_a_postponed_intent_waits_uncounted_until_its_time_and_stops_nobody(drain, decider, queue_pool):
+    await put(queue_pool, *numbered(6))
+    until = datetime.now(UTC).replace(microsecond=0) + timedelta(minutes=1)
+    decider.fails = {f"int_{n:03}": Postponed(until=until) for n in (0, 2, 4)}
+
+    report = await drain.tick()
+
+    assert (report.finished, report.postponed, report.given_back, report.stopped) == (3, 3, 0, False)
+    left = await entries(queue_pool)
+    assert sorted(left) == ["int_000", "int_002", "int_004"]
+    assert {(row["state"], row["attempts"], row["not_before"]) for row in left.values()} == {("waiting", 0, until)}
+    assert (await drain.tick()).claimed == 0, "it is not due before then"
+
+
+async def test_a_postponed_intent_still_expires(drain, decider, queue_pool):
+    await put(queue_pool, Row("int_000", expires_in_s=30))
+    decider.fails = {"int_000": Postponed(until=datetime.now(UTC) + timedelta(hours=1))}
+    assert (await drain.tick()).postponed == 1
+    row = (await entries(queue_pool))["int_000"]
+    assert row["not_before"] == row["expires_at"], "not later: it is due to expire then"
+    await queue_pool.execute("UPDATE queue_entries SET expires_at = now(), not_before = now()")
+
+    assert (await drain.tick()).due == 1
+    assert [item.intent_id for item in decider.expired] == ["int_000"]
+
+
+async def test_what_was_postponed_is_given_back_once_the_database_is_there_again(drain, decider, queue_pool, watch):
+    await put(queue_pool, *numbered(2))
+    until = datetime.now(UTC).replace(microsecond=0) + timedelta(minutes=1)
+    decider.fails = {"int_000": Postponed(until=until), "int_001": Postponed(until=until + timedelta(seconds=5))}
+    store, real = drain._store, drain._store.give_back
+
+    async def away(*_):
+        raise QueueUnavailable("gone")
+
+    store.give_back = away
+    assert (await drain.tick()).unavailable
+    store.give_back = real
+
+    await drain.tick()
+
+    left = await entries(queue_pool)
+    assert [(row["state"], row["attempts"]) for row in left.values()] == [("waiting", 0)] * 2
+    assert sorted(row["not_before"] for row in left.values()) == [until, until + timedelta(seconds=5)]

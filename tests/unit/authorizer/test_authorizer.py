@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from datetime import timedelta
+
 import pytest
 from holdfast.intent import Priority, Resource
 from holdfast.reasons import Cause, Decision, ReasonCode, Status
 from holdfast.token import verify_signature
-from world import ISSUER, Fault, World
+from world import ISSUER, START, Fault, World
 
+from intent_queue.drain import Postponed
+from intent_queue.item import ClaimedItem
+from intent_queue.order import Lane
+from intent_queue.states import State
 from services.authorizer import AlreadyKnown, IdempotencyKeyRequired, MovedOn
+from services.draining import AuthorizingDecider
 from services.ports import MoveIntent, OpenIntent
 
 
@@ -307,3 +315,67 @@ async def test_behind_an_open_circuit_an_intent_still_waits_in_the_lane_of_its_i
     outcome = await world.submit(world.refund())
 
     assert (outcome.cause, outcome.status, outcome.place.lane) == (Cause.CIRCUIT_OPEN, "queued", 1)
+
+
+# --- limits and the drain ---------------------------------------------------------------------------------------------
+
+
+async def test_a_drained_intent_over_its_agents_limit_goes_on_waiting_and_nothing_is_recorded(world):
+    """A queue drained in one burst must not cost an agent its work."""
+    for _ in range(2):
+        await world.submit(world.search(), agent="limited", key=None)
+    before = len(world.recorder.durable)
+
+    outcome = await world.authorizer.reconsider(limited(world, wait_s=900))
+
+    assert (outcome.status, outcome.reason_code, outcome.retry_after_s) == (Status.QUEUED, ReasonCode.RATE_LIMITED, 60)
+    assert outcome.token is None
+    assert len(world.recorder.durable) == before
+
+
+@pytest.mark.parametrize("wait_s", [None, 59, 60])
+async def test_a_drained_intent_that_would_expire_before_the_limit_lets_it_through_is_denied(world, wait_s):
+    for _ in range(2):
+        await world.submit(world.search(), agent="limited", key=None)
+
+    outcome = await world.authorizer.reconsider(limited(world, wait_s=wait_s))
+
+    assert (outcome.status, outcome.reason_code) == (Status.DENIED, ReasonCode.RATE_LIMITED)
+    assert world.recorder.durable[-1].entry.members["reason_code"] == "RATE_LIMITED"
+
+
+async def test_a_rules_no_never_goes_on_waiting(world):
+    waiting = replace(
+        world.waiting_intent(world.refund(cents=600_000)), expires_at=world.clock.now() + timedelta(hours=1)
+    )
+
+    assert (await world.authorizer.reconsider(waiting)).status is Status.DENIED
+
+
+async def test_the_drain_gives_a_limited_intent_back_until_the_limit_lets_it_through(world):
+    for _ in range(2):
+        await world.submit(world.search(), agent="limited", key=None)
+    ask = world.ask(world.search(), agent="limited")
+    item = ClaimedItem(
+        intent_id=ask.intent_id,
+        agent="limited",
+        lane=Lane.BULK,
+        rank_at=START,
+        enqueued_at=START,
+        expires_at=START + timedelta(minutes=15),
+        attempts=0,
+        epoch=1,
+        version=1,
+        submission=ask.submission,
+        reason_code="EVALUATION_UNAVAILABLE",
+        leased_from=State.WAITING,
+    )
+
+    result = await AuthorizingDecider(world.authorizer).authorize(item)
+
+    assert result == Postponed(until=START + timedelta(seconds=61))
+
+
+def limited(world, *, wait_s):
+    expires_at = None if wait_s is None else world.clock.now() + timedelta(seconds=wait_s)
+    return replace(world.waiting_intent(world.search(), agent="limited"), expires_at=expires_at)

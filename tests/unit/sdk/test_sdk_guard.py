@@ -366,6 +366,36 @@ async def test_14_an_outcome_that_cannot_be_told_is_told_on_the_next_call(execut
     assert [outcome["jti"] for outcome in service.outcomes] == [grant.claims.jti for grant in executor.ran]
 
 
+async def test_14_what_the_body_says_it_used_is_reported(executor, service, refund, token):
+    def work(grant):
+        grant.report_model_tokens(10)
+        grant.report_model_tokens(1234)
+
+    await executor.run(token, refund, work)
+
+    [outcome] = service.outcomes
+    assert (outcome["status"], outcome["model_tokens"]) == ("succeeded", 1234)
+
+
+async def test_14_what_a_failed_body_used_is_reported_too(executor, service, refund, token):
+    def work(grant):
+        grant.report_model_tokens(7)
+        raise LookupError
+
+    with pytest.raises(LookupError):
+        await executor.run(token, refund, work)
+
+    assert [(outcome["status"], outcome["model_tokens"]) for outcome in service.outcomes] == [("failed", 7)]
+
+
+@pytest.mark.parametrize("count", [-1, 10**12 + 1, 1.5, True, "3", None])
+async def test_14_model_tokens_are_a_count(executor, service, refund, token, count):
+    with pytest.raises(ValueError, match="count"):
+        await executor.run(token, refund, lambda grant: grant.report_model_tokens(count))
+
+    assert "model_tokens" not in service.outcomes[0]
+
+
 async def test_14_sync_tells_what_was_kept(service, refund, token):
     executor = Executor(service, plain=True)
     service.lie("/outcome", httpx2.Response(503))

@@ -37,6 +37,7 @@ class Desk:
             recorder=self.lane,
             signer=world.signer,
             store=self.store,
+            limits=world.limits,
             audit=world.boundaries.audit,
             clock=world.clock,
         )
