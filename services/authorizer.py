@@ -256,6 +256,7 @@ class Authorizer:
                 return replace(judgement, verdict=_NO_PROOF)
 
             # 2. Risk. From the server's own knowledge; what the caller says can only add.
+            await self._activity.recall(ask.agent)
             signals = self._activity.signals(ask.agent, intent, at)
             risk = policy.assess(intent, classified, agent=ask.agent, signals=signals, now=at)
             judgement = replace(judgement, risk=risk)
@@ -354,7 +355,7 @@ class Authorizer:
                 ask, judgement, token.reason_code, token.detail, claiming, over_jti=claims.jti
             )
         self._thrown_away.pop(ask.intent_id, None)
-        self._activity.note(ask.agent, ask.intent, judgement.at, denied=False)
+        self._activity.note(ask.agent, ask.intent, judgement.at, judgement.verdict)
         return replace(outcome, receipt=settled.receipt, token=token)
 
     async def sign_again(self, claims: Claims) -> str:
@@ -463,7 +464,7 @@ class Authorizer:
             return self._unrecorded(ask, _COULD_NOT[ReasonCode.AUDIT_UNAVAILABLE])
         if not settled.applied:
             raise AlreadyKnown
-        self._activity.note(ask.agent, ask.intent, judgement.at, denied=isinstance(judgement.verdict, Deny))
+        self._activity.note(ask.agent, ask.intent, judgement.at, judgement.verdict)
         place = outcome.place
         if place is not None and settled.in_journal:
             place = replace(place, state="journal")
@@ -530,9 +531,7 @@ class Authorizer:
             return self._not_recorded(waiting, judgement, error.detail)
         if not settled.applied:
             raise MovedOn
-        self._activity.note(
-            waiting.ask.agent, waiting.ask.intent, judgement.at, denied=isinstance(judgement.verdict, Deny)
-        )
+        self._activity.note(waiting.ask.agent, waiting.ask.intent, judgement.at, judgement.verdict)
         return replace(outcome, receipt=settled.receipt)
 
     def _not_recorded(self, waiting: WaitingIntent, judgement: Judgement, detail: str) -> Outcome:

@@ -15,7 +15,6 @@ from holdfast.reasons import Cause, ReasonCode
 
 from intent_queue.store import QueueStore
 from intent_queue.wake import Waker
-from services.activity import RecentActivity
 from services.authorizer import Authorizer, Boundaries
 from services.boundary import Boundary, WrongAnswer
 from services.canary import AuditCanary, EvaluationCanary
@@ -31,6 +30,7 @@ from services.postgres.pool import ReadPool
 from services.postgres.sink import PostgresSink
 from services.recording.journal import Journal
 from services.recording.lane import Lane, LaneSettings, Unrecordable
+from services.shared_activity import SharedActivity
 from services.signing import RemoteSigner
 from services.system import SystemClock, SystemIds
 from services.waiting import QueueCensus
@@ -72,6 +72,7 @@ class Service:
     credentials: CredentialDirectory
     census: QueueCensus
     limits: ValkeyLimits
+    activity: SharedActivity
     boundaries: Boundaries
     authorizer: Authorizer
     upkeep: Upkeep
@@ -242,6 +243,7 @@ async def open_service(settings: Settings) -> AsyncIterator[Service]:
     queue = QueueStore(pool.pool)
     census = QueueCensus(queue, metrics)
     limits = ValkeyLimits(settings.broker_url)
+    activity = SharedActivity(settings.broker_url, clock=clock, process=ids.new(f"{settings.instance}_"))
     waker = Waker(settings.broker_url)
     boundaries = _boundaries(policy, clock, lane, metrics)
     upkeep.watch(boundaries, heartbeat)
@@ -250,7 +252,7 @@ async def open_service(settings: Settings) -> AsyncIterator[Service]:
         policies=LoadedPolicy(policy),
         classifier=CatalogueClassifier(),
         evaluator=PolicyEvaluator(store=heartbeat, limits=limits),
-        activity=RecentActivity(),
+        activity=activity,
         waiting=census.bounds,
         recorder=lane,
         signer=signer,
@@ -282,6 +284,7 @@ async def open_service(settings: Settings) -> AsyncIterator[Service]:
             credentials=credentials,
             census=census,
             limits=limits,
+            activity=activity,
             boundaries=boundaries,
             authorizer=authorizer,
             upkeep=upkeep,
@@ -289,6 +292,7 @@ async def open_service(settings: Settings) -> AsyncIterator[Service]:
         )
     finally:
         await signer_client.close()
+        await activity.close()
         await limits.close()
         await waker.close()
         await lane.stop()
@@ -304,6 +308,7 @@ def background(service: Service) -> Sequence[Coroutine[None, None, None]]:
         service.upkeep.watch_signer(),
         service.upkeep.probe(),
         service.wakeups.run(),
+        service.activity.run(),
     )
 
 

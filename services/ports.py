@@ -300,14 +300,18 @@ class Classifier(Protocol):
 
 
 class Activity(Protocol):
-    """What this service has seen of each agent lately. Feeds the risk; can only add to it."""
+    """What this service has seen of each agent lately. Feeds the risk; can only add to it. Never raises."""
+
+    async def recall(self, agent: str) -> None:
+        """Let `signals` know what others know of the agent, as far as that takes no more than 50 ms."""
+        ...
 
     def signals(self, agent: str, intent: Intent, now: datetime) -> Signals:
         """Return the signals as of now, this intent not counted."""
         ...
 
-    def note(self, agent: str, intent: Intent, now: datetime, *, denied: bool) -> None:
-        """Count one decided intent."""
+    def note(self, agent: str, intent: Intent, now: datetime, verdict: Verdict) -> None:
+        """Count one recorded verdict. Returns at once."""
         ...
 
 

@@ -325,7 +325,7 @@ class NoRoomLeft:
 class World:
     """Break one thing, then ask."""
 
-    def __init__(self, *, deadline_s: float = 0.02, bundle: dict[str, bytes] | None = None) -> None:
+    def __init__(self, *, deadline_s: float = 0.02, bundle: dict[str, bytes] | None = None, activity=None) -> None:
         self.clock = FakeClock()
         self.ids = FakeIds()
         self.recorder = FakeRecorder()
@@ -360,7 +360,7 @@ class World:
             policies=self.policies,
             classifier=self.classifier,
             evaluator=self.evaluator,
-            activity=RecentActivity(),
+            activity=RecentActivity() if activity is None else activity,
             waiting=self.waiting,
             recorder=self.recorder,
             signer=self.signer,

