@@ -271,6 +271,9 @@ class Authorizer:
                 drained=drained,
                 queue_age_s=max(0, int((at - ask.received_at).total_seconds())) if drained else 0,
                 intent_id=ask.intent_id,
+                undisputed_risk=None
+                if classified.dispute is None
+                else policy.assess(intent, policy.undisputed(classified), agent=ask.agent, signals=signals, now=at),
             )
             act_hash = judgement.act_hash
 
@@ -798,6 +801,13 @@ def _members(
         members["impact"] = classified.impact
         members["executor"] = classified.executor
         members["environment"] = classified.environment
+        if (dispute := classified.dispute) is not None:
+            version: dict[str, JSON] = {} if dispute.version is None else {"version": dispute.version}
+            members["classifier"] = {
+                "category": dispute.category,
+                "confidence_percent": dispute.confidence_percent,
+                **version,
+            }
         logged = policy.logged(ask.intent, classified)
         members["parameters"] = [{"name": name, "value": value} for name, value in sorted(logged.clear.items())]
         members["parameter_digests"] = [

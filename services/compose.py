@@ -30,6 +30,7 @@ from services.postgres.pool import ReadPool
 from services.postgres.sink import PostgresSink
 from services.recording.journal import Journal
 from services.recording.lane import Lane, LaneSettings, Unrecordable
+from services.remote_classifier import ClassifierUnreachable, RemoteClassifier
 from services.shared_activity import SharedActivity
 from services.signing import RemoteSigner
 from services.system import SystemClock, SystemIds
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     from services.boundary import BoundaryState
     from services.breaker import Transition
     from services.decision.policy import Policy
+    from services.ports import PolicySource
     from services.settings import Settings
 
 _log = logging.getLogger(__name__)
@@ -108,10 +110,20 @@ class Upkeep:
         self._boundaries: Boundaries | None = None
         self._evaluation: EvaluationCanary | None = None
         self._heartbeat: Heartbeat | None = None
+        self._classifier: RemoteClassifier | None = None
+        self._policies: PolicySource | None = None
 
-    def watch(self, boundaries: Boundaries, heartbeat: Heartbeat) -> None:
+    def watch(
+        self,
+        boundaries: Boundaries,
+        heartbeat: Heartbeat,
+        *,
+        policies: PolicySource,
+        classifier: RemoteClassifier | None,
+    ) -> None:
         """Take what is built after this."""
         self._boundaries = boundaries
+        self._policies, self._classifier = policies, classifier
         self._heartbeat = heartbeat
         self._evaluation = EvaluationCanary(heartbeat)
 
@@ -156,10 +168,17 @@ class Upkeep:
         audit = AuditCanary(self._lane, self._clock)
         while True:
             await boundaries.evaluation.probe(evaluation.ask, proves=evaluation.proves)
-            await boundaries.intent.probe(evaluation.classify, proves=evaluation.proves_unclassified)
+            await boundaries.intent.probe(
+                lambda: self._classify_canary(evaluation), proves=evaluation.proves_unclassified
+            )
             await boundaries.token.probe(self._sign_canary, proves=_is_true)
             await boundaries.audit.probe(audit.ask, proves=audit.proves)
             await asyncio.sleep(_PROBE_INTERVAL_S)
+
+    async def _classify_canary(self, evaluation: EvaluationCanary) -> object:
+        if self._classifier is not None and self._policies is not None:
+            await self._classifier.check(self._policies.current())
+        return await evaluation.classify()
 
     async def _sign_canary(self) -> bool:
         # The signer signs a fresh nonce, and the pinned key verifies it: that is the known answer.
@@ -246,11 +265,13 @@ async def open_service(settings: Settings) -> AsyncIterator[Service]:
     activity = SharedActivity(settings.broker_url, clock=clock, process=ids.new(f"{settings.instance}_"))
     waker = Waker(settings.broker_url)
     boundaries = _boundaries(policy, clock, lane, metrics)
-    upkeep.watch(boundaries, heartbeat)
+    policies = LoadedPolicy(policy)
+    remote = _remote_classifier(settings)
+    upkeep.watch(boundaries, heartbeat, policies=policies, classifier=remote)
     authorizer = Authorizer(
         issuer=settings.issuer,
-        policies=LoadedPolicy(policy),
-        classifier=CatalogueClassifier(),
+        policies=policies,
+        classifier=remote or CatalogueClassifier(),
         evaluator=PolicyEvaluator(store=heartbeat, limits=limits),
         activity=activity,
         waiting=census.bounds,
@@ -293,6 +314,8 @@ async def open_service(settings: Settings) -> AsyncIterator[Service]:
     finally:
         await signer_client.close()
         await activity.close()
+        if remote is not None:
+            await remote.close()
         await limits.close()
         await waker.close()
         await lane.stop()
@@ -312,6 +335,17 @@ def background(service: Service) -> Sequence[Coroutine[None, None, None]]:
     )
 
 
+def _remote_classifier(settings: Settings) -> RemoteClassifier | None:
+    if settings.classifier_url is None:
+        return None
+    token = settings.classifier_token
+    return RemoteClassifier(
+        settings.classifier_url,
+        token=None if token is None else token.get_secret_value(),
+        min_confidence=settings.classifier_min_confidence,
+    )
+
+
 def _boundaries(policy: Policy, clock: SystemClock, lane: Lane, metrics: Metrics) -> Boundaries:
     limits = policy.settings.limits
     recorded = _recorder_of_transitions(lane, clock, metrics)
@@ -321,7 +355,8 @@ def _boundaries(policy: Policy, clock: SystemClock, lane: Lane, metrics: Metrics
             reason_code=ReasonCode.CLASSIFICATION_UNAVAILABLE,
             deadline_s=limits.classification_ms / 1000,
             clock=clock,
-            counts=(TimeoutError,),
+            # What the classifier cannot tell of one intent is that intent's trouble.
+            counts=(TimeoutError, ClassifierUnreachable),
             on_transition=recorded,
         ),
         evaluation=Boundary(

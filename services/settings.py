@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from ipaddress import ip_address
 from pathlib import Path
+from urllib.parse import urlsplit
 
-from pydantic import Field, field_validator
+from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
@@ -22,6 +24,9 @@ class Settings(BaseSettings):
     instance: str = Field(min_length=1, pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")
     journal_max_bytes: int = Field(default=256 << 20, ge=1 << 20)
     commit_hedge_ms: int = Field(default=250, ge=10, le=2000)
+    classifier_url: str | None = None
+    classifier_token: SecretStr | None = Field(default=None, min_length=1)
+    classifier_min_confidence: float = Field(default=0.8, ge=0, le=1, allow_inf_nan=False)
 
     @field_validator("policies", "data_dir")
     @classmethod
@@ -29,3 +34,22 @@ class Settings(BaseSettings):
         if not value.is_dir():
             raise ValueError("is not a directory")
         return value
+
+    @field_validator("classifier_url")
+    @classmethod
+    def _is_private(cls, value: str | None) -> str | None:
+        if value is None:
+            return None
+        parts = urlsplit(value)
+        if not parts.hostname or parts.username is not None or parts.password is not None or parts.fragment:
+            raise ValueError("is not a plain URL")
+        if parts.scheme != "https" and not (parts.scheme == "http" and _is_loopback(parts.hostname)):
+            raise ValueError("must be https, or http to this very machine")
+        return value
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

@@ -48,10 +48,14 @@ class Matched:
 
 
 class ActionScope:
-    """One action of the catalogue as rules see it, with the schemas that its requests are checked against."""
+    """One action of the catalogue as rules see it, with the schemas that its requests are checked against.
+
+    The same action under another impact is another scope: `key` tells them apart.
+    """
 
     def __init__(self, name: str, action: CatalogAction, category: Category) -> None:
         self.name = name
+        self.key = name, str(category.impact)
         self.groups = frozenset({name, *cedar.action_groups(action.category, category)})
         self._action = action
         self._category = category
@@ -114,8 +118,8 @@ class Evaluator:
     def __init__(self, rules: Sequence[Rule]) -> None:
         self._rules = tuple(rules)
         # Agents that no rule tells apart share a slice of the rules; a manifest is added to it on demand.
-        self._shared: dict[tuple[str, frozenset[tuple[str, str]]], _Slice] = {}
-        self._slices: dict[tuple[str, str], _Slice] = {}
+        self._shared: dict[tuple[tuple[str, str], frozenset[tuple[str, str]]], _Slice] = {}
+        self._slices: dict[tuple[str, tuple[str, str]], _Slice] = {}
         self._principals = frozenset[tuple[str, str]]().union(*(rule.principals or () for rule in rules))
 
     def matched(self, agent: AgentScope, action: ActionScope, question: Question) -> Matched:
@@ -129,7 +133,7 @@ class Evaluator:
         return _ask(lambda: _compile(permits), agent, action, question)
 
     def _slice(self, agent: AgentScope, action: ActionScope) -> _Slice:
-        key = agent.name, action.name
+        key = agent.name, action.key
         found = self._slices.get(key)
         if found is None:
             found = _added(self._shared_slice(agent, action), _manifest_part(agent, action))
@@ -139,7 +143,7 @@ class Evaluator:
         return found
 
     def _shared_slice(self, agent: AgentScope, action: ActionScope) -> _Slice:
-        key = action.name, agent.principals & self._principals
+        key = action.key, agent.principals & self._principals
         found = self._shared.get(key)
         if found is None:
             found = _compile(self._candidates(agent, action))

@@ -5,11 +5,12 @@ A `Policy` never changes and may be shared between threads.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
+from holdfast.intent import Intent, Resource
 from holdfast.reasons import Cause, ReasonCode
 
 from services.decision import parameters, risk
@@ -26,8 +27,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from datetime import datetime
 
-    from holdfast.intent import Intent
-
     from services.decision.bundle import Bundle
     from services.decision.catalog import CatalogAction, Category, Executor
     from services.decision.cedar import CedarJSON
@@ -40,13 +39,25 @@ if TYPE_CHECKING:
 
 __all__ = ["Classified", "Factor", "Logged", "Policy", "Request", "Risk", "Signals", "Tier"]
 
+_IMPACTS = tuple(Impact)  # in ascending order
 _UNKNOWN_RESOURCE = ResourceFacts()
 _QUIET = Signals()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Dispute:
+    """What a classifier in front of the catalogue said instead of the catalogue's category."""
+
+    category: str
+    confidence_percent: int
+    version: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Classified:
     """What the catalogue says of an intent. `action` is the catalogue's name or glob.
+
+    `category` is always the catalogue's; under a `dispute` the impact is the graver of the two.
 
     `environment` is the resource's own where resources.yaml gives it one, so that an agent cannot talk it down.
     `parameters` are the declared ones, as rules see them.
@@ -64,13 +75,15 @@ class Classified:
     labels: tuple[str, ...] = ()
     proof_of_possession: bool = False
     parameters: Mapping[str, CedarJSON] = field(default_factory=dict)
+    dispute: Dispute | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
     """One question to the policy. `approvals` are usernames of those who approved this very intent.
 
-    `intent_id` is for whoever counts; no rule sees it.
+    `intent_id` is for whoever counts; no rule sees it. `undisputed_risk` is the risk of the catalogue's own
+    classification, and is needed where that is disputed.
     """
 
     agent: str
@@ -82,6 +95,7 @@ class Request:
     drained: bool = False
     queue_age_s: int = 0
     intent_id: str = ""
+    undisputed_risk: Risk | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,6 +127,7 @@ class Policy:
             name: ActionScope(name, action, catalog.categories[action.category])
             for name, action in catalog.actions.items()
         }
+        self._raised: dict[tuple[str, Impact], ActionScope] = {}
         self._agents = {
             name: _Agent(
                 manifest=manifest,
@@ -163,6 +178,27 @@ class Policy:
             proof_of_possession=action.proof_of_possession,
             parameters=visible,
         )
+
+    def has_category(self, name: str) -> bool:
+        """Return whether the catalogue has this category."""
+        return name in self._categories
+
+    def disputed(self, classified: Classified, dispute: Dispute) -> Classified:
+        """Return the classification under a dispute: the graver impact. Raises: KeyError for an unknown category."""
+        graver = max(classified.impact, self._categories[dispute.category].impact, key=_IMPACTS.index)
+        return replace(classified, impact=graver, dispute=dispute)
+
+    def undisputed(self, classified: Classified) -> Classified:
+        """Return what the catalogue alone says. Raises: KeyError for another bundle's classification."""
+        return replace(classified, impact=self._categories[classified.category].impact, dispute=None)
+
+    def known_answer(self) -> tuple[Intent, str] | None:
+        """Return an intent of the catalogue's first action (a plain name before a glob) and its category."""
+        for name in sorted(self._declared, key=lambda name: ("*" in name, name)):
+            kind = self._declared[name].resource
+            resource = Resource(type="canary" if kind == "*" else kind, id="canary")
+            return Intent(action=name.replace("*", "canary"), resource=resource), self._declared[name].category
+        return None
 
     def _facts(self, intent: Intent) -> ResourceFacts:
         found = self._resources.find(str(intent.resource))
@@ -226,11 +262,23 @@ class Policy:
         3. A matching forbid without approval denies, whatever else says.
         4. Holding forbids hold until enough people approved; a permit is needed beside them.
         5. Without a permit, nothing is allowed.
+
+        Where the classification is disputed, both are answered and the stricter answer stands: INVARIANT: a dispute
+        never allows what the catalogue alone would not.
         """
+        verdict = self._evaluate(request)
+        if request.classified.dispute is None:
+            return verdict
+        if request.undisputed_risk is None:
+            return _unavailable("the risk of the catalogue's own classification is not known")
+        own = replace(request, classified=self.undisputed(request.classified), risk=request.undisputed_risk)
+        return _stricter(verdict, self._evaluate(own))
+
+    def _evaluate(self, request: Request) -> Verdict:
         # 1. Ceiling.
         if (refused := self.admit(request)) is not None:
             return refused
-        agent, action = self._agents[request.agent].scope, self._actions.get(request.classified.action)
+        agent, action = self._agents[request.agent].scope, self._scope(request.classified)
         if action is None:
             return _unavailable("the intent was classified by another bundle")
         # 2. Cedar.
@@ -238,6 +286,16 @@ class Policy:
             return self._decide(agent, action, request)
         except EvaluationFailed as failure:
             return _unavailable(f"the policies could not be evaluated: {failure}")
+
+    def _scope(self, classified: Classified) -> ActionScope | None:
+        if classified.dispute is None:
+            return self._actions.get(classified.action)
+        key = classified.action, classified.impact
+        found = self._raised.get(key)
+        if found is None and (action := self._declared.get(classified.action)) is not None:
+            category = self._categories[action.category].model_copy(update={"impact": classified.impact})
+            found = self._raised[key] = ActionScope(classified.action, action, category)
+        return found
 
     def _decide(self, agent: AgentScope, action: ActionScope, request: Request) -> Verdict:
         question = self._question(request)
@@ -305,6 +363,21 @@ class Policy:
     def manifest_rules(self, agent: str) -> tuple[Rule, ...]:
         """Return the Cedar that the agent's manifest compiled to. Raises: KeyError for an unknown agent."""
         return self._agents[agent].scope.rules
+
+
+def _stricter(one: Verdict, other: Verdict) -> Verdict:
+    """Return the verdict that permits less; of two holds, one that asks for what both ask for."""
+    if isinstance(one, Hold) and isinstance(other, Hold):
+        return replace(
+            one,
+            needed=tuple(dict.fromkeys((*one.needed, *other.needed))),
+            determining=tuple(sorted({*one.determining, *other.determining})),
+        )
+    for kind in (Deny, Unavailable, Hold):
+        for verdict in (one, other):
+            if isinstance(verdict, kind):
+                return verdict
+    return one
 
 
 def _executor(action: CatalogAction, intent: Intent) -> str:
