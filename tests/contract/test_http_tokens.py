@@ -234,6 +234,29 @@ def test_an_outcome_with_the_tokens_really_used_may_be_sent_again(service, consu
         assert service.report(consumed, {"status": "succeeded", "model_tokens": 1200}).status_code == 200
 
 
+def test_an_outcome_corrects_what_its_agent_announced(service):
+    """Over a day of 1000 tokens: 900 announced, 100 used, and then an action that turned out to need more."""
+    first = granted(service, thrifty(900), agent="thrifty")
+    envelope(service.submit(thrifty(101), agent="thrifty"), 429, "RATE_LIMITED")
+    jti = service.consume(first["token"], thrifty(900)).json()["jti"]
+    for used in (100, 0):
+        assert service.report(jti, {"status": "succeeded", "model_tokens": used}).status_code == 200
+
+    second = granted(service, thrifty(None), agent="thrifty")
+    jti = service.consume(second["token"], thrifty(None)).json()["jti"]
+    assert service.report(jti, {"status": "succeeded", "model_tokens": 800}).status_code == 200
+
+    envelope(service.submit(thrifty(101), agent="thrifty"), 429, "RATE_LIMITED")
+    granted(service, thrifty(100), agent="thrifty")
+    answer = service.submit(thrifty(None), agent="thrifty")
+    envelope(answer, 429, "RATE_LIMITED")
+    assert 0 < int(answer.headers["retry-after"]) <= 86_400
+
+
+def thrifty(model_tokens) -> dict:
+    return {**read_note(), "context": {} if model_tokens is None else {"model_tokens": model_tokens}}
+
+
 def test_the_public_keys_are_public_and_cached_for_minutes(service):
     answer = service.get("/.well-known/jwks.json")
 

@@ -78,8 +78,9 @@ AGENTS = {
     "reader": '"note.*"]\n  policies: [{effect: allow, resource: "note/*", action: note.read}',
     "limited": '"note.read"]\n  rateLimit: {maxCallsPerMinute: 3',
     "metered": '"note.*"]\n  rateLimit: {maxCallsPerMinute: 1000000',
+    "thrifty": '"note.read"]\n  rateLimit: {maxTokensPerDay: 1000',
 }
-_CLOSING = {"limited": "}", "metered": "}"}
+_CLOSING = {"limited": "}", "metered": "}", "thrifty": "}"}
 
 
 def write_bundle(directory: Path, *, max_per_agent: int) -> Path:

@@ -51,6 +51,22 @@ def test_off_hours_add(now):
     assert assess(now=now).score == assess().score + 10
 
 
+@pytest.mark.parametrize(
+    ("now", "outside"),
+    [
+        (datetime(2026, 11, 17, 20, 59, tzinfo=UTC), True),
+        (datetime(2026, 11, 17, 21, 0, tzinfo=UTC), False),  # Tuesday, 22:00 in Berlin
+        (datetime(2026, 11, 18, 0, 59, tzinfo=UTC), False),
+        (datetime(2026, 11, 18, 1, 0, tzinfo=UTC), True),
+        (datetime(2026, 11, 18, 12, 0, tzinfo=UTC), True),
+    ],
+)
+def test_a_change_window_is_written_as_working_hours(now, outside):
+    window = 'risk: {working_hours: {timezone: Europe/Berlin, allow: ["Tue 22:00-24:00", "Wed 00:00-02:00"]}}\n'
+    factors = assess(of=policy(holdfast=SETTINGS + window), now=now).factors
+    assert ("off_hours" in {factor.name for factor in factors}) == outside
+
+
 def test_the_score_stops_at_a_hundred_though_the_factors_go_on():
     risk = assess(now=NIGHT, recent_denials=1000, velocity=1000, novel=True)
     assert risk.score == 100
