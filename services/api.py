@@ -14,15 +14,20 @@ import uvloop
 
 from services.compose import background, open_service
 from services.consumption import Consumption
-from services.decision.finding import BundleInvalid
+from services.explaining import Explainer
 from services.http.app import create_app
 from services.http.callers import Callers
 from services.http.health import HealthEndpoints
 from services.http.intents import IntentEndpoints
 from services.http.operator import OperatorEndpoints
+from services.http.policy import PolicyEndpoints
 from services.http.protocol import ContractProtocol
 from services.http.tokens import TokenEndpoints
-from services.process import configure_logging, read_settings, refuse_bundle
+from services.policies import NoPolicies
+from services.postgres.decisions import PostgresDecisions
+from services.postgres.operators import PostgresOperators
+from services.process import configure_logging, read_settings, refuse
+from services.publishing import Publisher
 from services.submissions import Submissions
 
 if TYPE_CHECKING:
@@ -45,8 +50,8 @@ def main(args: argparse.Namespace) -> int:
         return 1
     try:
         uvloop.run(_serve(settings, args))
-    except BundleInvalid as error:
-        return refuse_bundle(error)
+    except NoPolicies as error:
+        return refuse(f"refusing to start without policies: {error}")
     return 0
 
 
@@ -118,6 +123,15 @@ def build_app(service: Service) -> ASGIApp:
             *IntentEndpoints(callers=callers, submissions=submissions, metrics=service.metrics).routes(),
             *TokenEndpoints(
                 callers=callers, consumption=consumption, signer=service.signer, metrics=service.metrics
+            ).routes(),
+            *PolicyEndpoints(
+                callers=callers,
+                operators=PostgresOperators(service.pool),
+                policies=service.policies,
+                bundles=service.bundles,
+                publisher=Publisher(bundles=service.bundles, recorder=service.lane, clock=service.clock),
+                shadows=service.shadows,
+                explainer=Explainer(PostgresDecisions(service.pool), service.bundles),
             ).routes(),
             *OperatorEndpoints(callers=callers, queue=service.queue).routes(),
             *HealthEndpoints(vitals=service.upkeep, metrics=service.metrics).routes(),

@@ -21,16 +21,19 @@ from services.canary import AuditCanary, EvaluationCanary
 from services.evaluation import CatalogueClassifier, PolicyEvaluator
 from services.limits import ValkeyLimits
 from services.metrics import Metrics
-from services.policies import LoadedPolicy, load_policy
+from services.policies import ActivePolicies
 from services.ports import BundleStale, Entry, RecordingFailed, SigningFailed, StoreUnreachable
+from services.postgres.bundles import PostgresBundles
 from services.postgres.credentials import CredentialDirectory
 from services.postgres.heartbeat import Heartbeat
 from services.postgres.intents import PostgresIntents
 from services.postgres.pool import ReadPool
+from services.postgres.shadows import PostgresShadows
 from services.postgres.sink import PostgresSink
 from services.recording.journal import Journal
 from services.recording.lane import Lane, LaneSettings, Unrecordable
 from services.remote_classifier import ClassifierUnreachable, RemoteClassifier
+from services.shadow import ShadowEvaluator
 from services.shared_activity import SharedActivity
 from services.signing import RemoteSigner
 from services.system import SystemClock, SystemIds
@@ -40,12 +43,9 @@ from signer.client import SignerClient
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 
-    from holdfast.strict_json import JSON
-
     from services.boundary import BoundaryState
     from services.breaker import Transition
     from services.decision.policy import Policy
-    from services.ports import PolicySource
     from services.settings import Settings
 
 _log = logging.getLogger(__name__)
@@ -61,7 +61,10 @@ class Service:
     """The parts that the API and the worker share."""
 
     settings: Settings
-    policy: Policy
+    policies: ActivePolicies
+    bundles: PostgresBundles
+    shadow: ShadowEvaluator
+    shadows: PostgresShadows
     clock: SystemClock
     ids: SystemIds
     metrics: Metrics
@@ -111,14 +114,14 @@ class Upkeep:
         self._evaluation: EvaluationCanary | None = None
         self._heartbeat: Heartbeat | None = None
         self._classifier: RemoteClassifier | None = None
-        self._policies: PolicySource | None = None
+        self._policies: ActivePolicies | None = None
 
     def watch(
         self,
         boundaries: Boundaries,
         heartbeat: Heartbeat,
         *,
-        policies: PolicySource,
+        policies: ActivePolicies,
         classifier: RemoteClassifier | None,
     ) -> None:
         """Take what is built after this."""
@@ -204,6 +207,8 @@ class Upkeep:
             found.append("recording_in_journal")
         if not self._signer.verify_keys():
             found.append("signer_keys_unknown")
+        if self._policies is not None and self._policies.trouble() is not None:
+            found.append("policy_stale")
         return found
 
     def in_journal(self) -> bool:
@@ -234,12 +239,39 @@ class Upkeep:
 
 @asynccontextmanager
 async def open_service(settings: Settings) -> AsyncIterator[Service]:
-    """Build one process's parts and close them again. Raises: BundleInvalid, and what stops the lane from starting."""
-    # The policies first: without them nothing starts.
-    policy = load_policy(settings.policies)
-    limits_ms = policy.settings.limits
+    """Build one process's parts and close them again. Raises: NoPolicies, and what stops the lane from starting."""
     clock, ids, metrics = SystemClock(), SystemIds(), Metrics()
+    pool = ReadPool(settings.database_url)
+    await pool.start()
+    try:
+        bundles = PostgresBundles(pool)
+        policies = ActivePolicies(
+            bundles,
+            clock=clock,
+            cache=settings.data_dir / f"policies-{settings.instance}.bundle",
+            on_stale=lambda stale: metrics.policy_stale.set(int(stale)),
+        )
+        # The policies first: without them nothing starts.
+        await policies.start()
+        async with _open_parts(settings, pool, bundles, policies, metrics, clock, ids) as service:
+            yield service
+    finally:
+        await pool.close()
 
+
+@asynccontextmanager
+async def _open_parts(
+    settings: Settings,
+    pool: ReadPool,
+    bundles: PostgresBundles,
+    policies: ActivePolicies,
+    metrics: Metrics,
+    clock: SystemClock,
+    ids: SystemIds,
+) -> AsyncIterator[Service]:
+    # Deadlines are those of the bundle at the start; only the lease follows the active one.
+    policy = policies.current()
+    limits_ms = policy.settings.limits
     sink = PostgresSink(settings.database_url)
     journal = Journal(settings.data_dir / "journal" / settings.instance, max_bytes=settings.journal_max_bytes)
     lane = Lane(
@@ -257,7 +289,6 @@ async def open_service(settings: Settings) -> AsyncIterator[Service]:
     signer = RemoteSigner(signer_client)
     upkeep = Upkeep(lane=lane, signer=signer, clock=clock)
     lane.on_mode_change = upkeep.on_lane_mode
-    pool = ReadPool(settings.database_url)
     heartbeat = Heartbeat(pool, on_beat=upkeep.on_beat)
     queue = QueueStore(pool.pool)
     census = QueueCensus(queue, metrics)
@@ -265,14 +296,14 @@ async def open_service(settings: Settings) -> AsyncIterator[Service]:
     activity = SharedActivity(settings.broker_url, clock=clock, process=ids.new(f"{settings.instance}_"))
     waker = Waker(settings.broker_url)
     boundaries = _boundaries(policy, clock, lane, metrics)
-    policies = LoadedPolicy(policy)
     remote = _remote_classifier(settings)
     upkeep.watch(boundaries, heartbeat, policies=policies, classifier=remote)
+    shadow = ShadowEvaluator(PolicyEvaluator(store=heartbeat, limits=limits), policies.candidate)
     authorizer = Authorizer(
         issuer=settings.issuer,
         policies=policies,
         classifier=remote or CatalogueClassifier(),
-        evaluator=PolicyEvaluator(store=heartbeat, limits=limits),
+        evaluator=shadow,
         activity=activity,
         waiting=census.bounds,
         recorder=lane,
@@ -283,16 +314,18 @@ async def open_service(settings: Settings) -> AsyncIterator[Service]:
     )
     credentials = CredentialDirectory(pool, settings.data_dir / f"credentials-{settings.instance}.json")
 
-    await pool.start()
     await lane.start()
     try:
         await signer_client.start()
         await credentials.start()
         await census.start()
-        _announce(lane, policy, clock)
+        policies.record_to(lane)
         yield Service(
             settings=settings,
-            policy=policy,
+            policies=policies,
+            bundles=bundles,
+            shadow=shadow,
+            shadows=PostgresShadows(pool),
             clock=clock,
             ids=ids,
             metrics=metrics,
@@ -319,13 +352,14 @@ async def open_service(settings: Settings) -> AsyncIterator[Service]:
         await limits.close()
         await waker.close()
         await lane.stop()
-        await pool.close()
 
 
 def background(service: Service) -> Sequence[Coroutine[None, None, None]]:
     """Return what must run as long as the process does; the end of one is the end of all."""
     return (
         service.heartbeat.run(),
+        service.policies.run(),
+        service.shadow.run(service.shadows, instance=service.settings.instance),
         service.credentials.run(),
         service.census.run(),
         service.upkeep.watch_signer(),
@@ -417,15 +451,6 @@ def _recorder_of_transitions(lane: Lane, clock: SystemClock, metrics: Metrics) -
             _log.error("a transition of the %s boundary could not be recorded: %s", name, error)
 
     return record
-
-
-def _announce(lane: Lane, policy: Policy, clock: SystemClock) -> None:
-    executors: list[JSON] = [*sorted(policy.executors)]
-    members: dict[str, JSON] = {"bundle": policy.digest, "agents": len(policy.agents), "executors": executors}
-    try:
-        lane.append(Entry(kind="policy.loaded", at=clock.now(), members=members, journal_may_release=True))
-    except RecordingFailed as error:
-        _log.error("the loaded bundle could not be recorded: %s", error)
 
 
 def _is_true(answer: object) -> None:

@@ -152,7 +152,52 @@ class PutOperator:
     created_at: datetime
 
 
-Effect: TypeAlias = OpenIntent | MoveIntent | ConsumeToken | ReportOutcome | PutCredential | PutOperator
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PutBundle:
+    """Effect: store a policy bundle. `archive` is its packed files. Refused if the digest is stored."""
+
+    digest: str
+    archive: bytes
+    uploaded_at: datetime
+    uploaded_by: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ActivateBundle:
+    """Effect: make a stored bundle the active one.
+
+    Refused unless `digest` is stored, is not active, and `expect_active` is (None: nothing was ever activated).
+    `rolled_back_from` is the number of the activation that this takes back.
+    """
+
+    digest: str
+    expect_active: str | None
+    activated_at: datetime
+    activated_by: str
+    reason: str
+    rolled_back_from: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SetShadow:
+    """Effect: evaluate a stored bundle beside the active one from now on, or with None no more. Refused if unknown."""
+
+    digest: str | None
+    started_at: datetime
+    started_by: str
+
+
+Effect: TypeAlias = (
+    OpenIntent
+    | MoveIntent
+    | ConsumeToken
+    | ReportOutcome
+    | PutCredential
+    | PutOperator
+    | PutBundle
+    | ActivateBundle
+    | SetShadow
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

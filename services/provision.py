@@ -1,7 +1,7 @@
-"""First keys: one for every agent of the bundle and executor of the catalogue, and one operator.
+"""The first policies, and the first keys: one for every agent and executor of the bundle, and one for an operator.
 
-They are recorded in the log like any other configuration change, and written once to `bootstrap.json` in the data
-directory, readable by its owner alone. No default password exists.
+Both are recorded in the log like any other configuration change. The keys are written once to `bootstrap.json` in the
+data directory, readable by its owner alone. No default password exists.
 """
 
 from __future__ import annotations
@@ -21,11 +21,16 @@ from holdfast import strict_json
 from holdfast.errors import MalformedJSON
 
 from services.credentials import Kind, key_hash, new_secret
+from services.decision.bundle import read_bundle
 from services.decision.finding import BundleInvalid
-from services.policies import load_policy
-from services.ports import Entry, PutCredential, PutOperator, RecordingFailed
+from services.decision.policy import Policy
+from services.policy_files import PolicyFilesUnreadable, read_directory
+from services.ports import Entry, PutCredential, PutOperator, RecordingFailed, StoreUnreachable
+from services.postgres.bundles import PostgresBundles
+from services.postgres.pool import ReadPool
 from services.postgres.sink import PostgresSink
 from services.process import configure_logging, read_settings, refuse, refuse_bundle
+from services.publishing import Publisher, PublishingFailed
 from services.recording.journal import Journal
 from services.recording.lane import Lane, LaneSettings
 from services.system import SystemClock, SystemIds
@@ -36,10 +41,12 @@ if TYPE_CHECKING:
 
     from holdfast.strict_json import JSON
 
+    from services.decision.bundle import Bundle
     from services.ports import Effect
     from services.settings import Settings
 
 BOOTSTRAP: Final = "bootstrap.json"
+_ACTOR: Final = "provision"
 _OPERATOR: Final = "admin"
 _SCRYPT_N: Final = 2**15
 
@@ -108,8 +115,27 @@ class Provisioner:
 @contextlib.asynccontextmanager
 async def open_provisioner(database_url: str, data_dir: Path) -> AsyncIterator[Provisioner]:
     """Lend a provisioner with a stream of its own."""
+    async with open_lane(database_url, data_dir, name="provision") as lane:
+        yield Provisioner(lane, SystemClock())
+
+
+@contextlib.asynccontextmanager
+async def open_publisher(database_url: str, data_dir: Path) -> AsyncIterator[Publisher]:
+    """Lend a publisher with a stream of its own."""
+    pool = ReadPool(database_url, size=2)
+    await pool.start()
+    try:
+        async with open_lane(database_url, data_dir, name="policy") as lane:
+            yield Publisher(bundles=PostgresBundles(pool), recorder=lane, clock=SystemClock())
+    finally:
+        await pool.close()
+
+
+@contextlib.asynccontextmanager
+async def open_lane(database_url: str, data_dir: Path, *, name: str) -> AsyncIterator[Lane]:
+    """Lend a recorder for one command, with a stream of its own."""
     clock = SystemClock()
-    instance = f"provision-{os.getpid()}"
+    instance = f"{name}-{os.getpid()}"
     lane = Lane(
         PostgresSink(database_url),
         Journal(data_dir / "journal" / instance),
@@ -120,9 +146,27 @@ async def open_provisioner(database_url: str, data_dir: Path) -> AsyncIterator[P
     )
     await lane.start()
     try:
-        yield Provisioner(lane, clock)
+        yield lane
     finally:
         await lane.stop()
+
+
+async def ensure_policy(settings: Settings, bundle: Bundle) -> bool:
+    """Make `bundle` the active one, and return whether it was not before. Raises: ProvisionFailed."""
+    pool = ReadPool(settings.database_url, size=1)
+    await pool.start()
+    try:
+        active = (await PostgresBundles(pool).standing()).active
+        if active == bundle.digest:
+            return False
+        async with open_publisher(settings.database_url, settings.data_dir) as publisher:
+            await publisher.upload(bundle, by=_ACTOR)
+            await publisher.activate(bundle.digest, by=_ACTOR, reason="applied at start", expect_active=active)
+    except (StoreUnreachable, PublishingFailed) as error:
+        raise ProvisionFailed(f"the policies could not be activated: {error}") from error
+    finally:
+        await pool.close()
+    return True
 
 
 async def ensure_bootstrap(settings: Settings, agents: frozenset[str], executors: frozenset[str]) -> Path:
@@ -156,19 +200,27 @@ async def ensure_bootstrap(settings: Settings, agents: frozenset[str], executors
 
 
 def main(args: argparse.Namespace) -> int:  # noqa: ARG001 - every command takes its arguments
-    """Make the first keys of a data directory."""
+    """Activate the policies if they are not, and make the keys that are missing."""
     configure_logging()
     settings = read_settings(instance="provision")
     if settings is None:
         return 1
+    if settings.policies is None:
+        return refuse("HOLDFAST_POLICIES: names the directory of the policies, and is missing")
     try:
-        policy = load_policy(settings.policies)
-        asyncio.run(ensure_bootstrap(settings, policy.agents, frozenset(policy.executors)))
+        bundle = read_bundle(read_directory(settings.policies))
+        policy = Policy.compile(bundle)
+        asyncio.run(_provision(settings, bundle, policy))
     except BundleInvalid as error:
         return refuse_bundle(error)
-    except ProvisionFailed as error:
+    except (PolicyFilesUnreadable, ProvisionFailed) as error:
         return refuse(str(error))
     return 0
+
+
+async def _provision(settings: Settings, bundle: Bundle, policy: Policy) -> None:
+    await ensure_policy(settings, bundle)
+    await ensure_bootstrap(settings, policy.agents, frozenset(policy.executors))
 
 
 def hash_password(password: str) -> str:

@@ -18,7 +18,7 @@ class Settings(BaseSettings):
     database_url: str = Field(min_length=1)
     broker_url: str = Field(min_length=1)
     signer_socket: Path
-    policies: Path
+    policies: Path | None = None  # read by provision alone: the others follow the active bundle in the store
     data_dir: Path
     issuer: str = Field(min_length=1, pattern=r"^https?://[^\s]+[^/\s]$")
     instance: str = Field(min_length=1, pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")
@@ -30,8 +30,8 @@ class Settings(BaseSettings):
 
     @field_validator("policies", "data_dir")
     @classmethod
-    def _is_directory(cls, value: Path) -> Path:
-        if not value.is_dir():
+    def _is_directory(cls, value: Path | None) -> Path | None:
+        if value is not None and not value.is_dir():
             raise ValueError("is not a directory")
         return value
 

@@ -14,10 +14,10 @@ from intent_queue.drain import Drain
 from intent_queue.leader import Leader
 from intent_queue.pace import Pace
 from services.compose import background, open_service
-from services.decision.finding import BundleInvalid
 from services.draining import AuthorizingDecider
+from services.policies import NoPolicies
 from services.ports import Entry, RecordingFailed
-from services.process import configure_logging, read_settings, refuse_bundle
+from services.process import configure_logging, read_settings, refuse
 
 if TYPE_CHECKING:
     import argparse
@@ -43,8 +43,8 @@ def main(args: argparse.Namespace) -> int:  # noqa: ARG001 - every command takes
         return 1
     try:
         uvloop.run(_work(settings))
-    except BundleInvalid as error:
-        return refuse_bundle(error)
+    except NoPolicies as error:
+        return refuse(f"refusing to start without policies: {error}")
     return 0
 
 

@@ -25,7 +25,8 @@ MODULES: Final[dict[str, dict[str, str]]] = {
         "signer-setup": "write the signer's profile from the policies, and its passphrase",
     },
     "console.cli.migrate": {"migrate": "bring the database to this version's schema"},
-    "console.cli.policy": {"policy": "check and test a policy bundle"},
+    "console.cli.policy": {"policy": "check, test, compare and publish policy bundles"},
+    "console.cli.explain": {"explain": "say why an intent was decided as it was"},
     "console.cli.demo": {"demo": "play the outage story end to end"},
     "console.cli.audit": {"audit": "verify the log"},
     "console.cli.credentials": {

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from xml.etree import ElementTree as ET
 
-from console.cli import policy_import, policy_init
+from console.cli import policy_diff, policy_import, policy_init, policy_shadow, policy_simulate, policy_store
 from services.decision.bundle import read_bundle
 from services.decision.finding import BundleInvalid, Severity
 from services.decision.golden import run_suites
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Add `policy lint` and `policy test`."""
+    """Add `policy` with all that it can do."""
     policy = subparsers.add_parser("policy", help="check and test a policy bundle")
     commands = policy.add_subparsers(dest="policy_command", required=True, metavar="COMMAND")
 
@@ -43,6 +43,8 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
     policy_import.add(commands)
     policy_init.add(commands)
+    for module in (policy_store, policy_diff, policy_simulate, policy_shadow):
+        module.register(commands)
 
 
 def run_lint(arguments: argparse.Namespace) -> int:

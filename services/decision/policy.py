@@ -319,6 +319,11 @@ class Policy:
         people = self._roles.get(rule.approval.role, frozenset()) & frozenset(approvals)
         return len(people) >= rule.approval.count
 
+    def scene(self, request: Request) -> tuple[AgentScope, ActionScope, Question] | None:
+        """Return what Cedar is asked about a request; None if the bundle does not know its agent or action."""
+        agent, action = self._agents.get(request.agent), self._actions.get(request.classified.action)
+        return None if agent is None or action is None else (agent.scope, action, self._question(request))
+
     def _question(self, request: Request) -> Question:
         intent, classified, now = request.intent, request.classified, request.now
         context: dict[str, CedarJSON] = {

@@ -46,11 +46,39 @@ def describe() -> dict[str, Any]:
                 )
             },
             "/v1/operator/queue": {"get": _operation("List what waits", "operator", {"200": _json("QueuePage")})},
+            **_policy_paths(),
             "/.well-known/jwks.json": {"get": _operation("The public keys", None, {"200": _json("JWKS")})},
             "/livez": {"get": _operation("Whether the process lives", None, {"200": _json("Live")})},
             "/readyz": {"get": _operation("Whether it may be sent traffic", None, {"200": _json("Ready")})},
         },
         "components": {"schemas": _SCHEMAS, "securitySchemes": _SECURITY},
+    }
+
+
+def _policy_paths() -> dict[str, Any]:
+    found: dict[str, Any] = {"200": _json("Document")}
+    policy = "/v1/operator/policy"
+    explained = _operation("Explain a decision", "operator", found, parameters=[_ID])
+    return {
+        "/v1/intents/{intent_id}/explain": {
+            "get": _operation("Explain a decision on an intent of one's own", "agent", found, parameters=[_ID])
+        },
+        policy: {
+            "get": _operation("The active bundle, the stored ones, the history", "operator", found),
+            "post": _operation("Upload a bundle", "operator", {**found, "201": _json("Document")}, body="Upload"),
+        },
+        f"{policy}/{{digest}}": {"get": _operation("A bundle's files", "operator", found, parameters=[_DIGEST])},
+        f"{policy}/{{digest}}/activate": {
+            "post": _operation("Activate a bundle", "operator", found, body="Activate", parameters=[_DIGEST])
+        },
+        f"{policy}/rollback": {"post": _operation("Activate what was before", "operator", found, body="Rollback")},
+        f"{policy}/shadow": {
+            "get": _operation("What the candidate in the shadow answered", "operator", found),
+            "put": _operation("Run a candidate in the shadow", "operator", found, body="Shadow"),
+            "delete": _operation("Run nothing in the shadow", "operator", found),
+        },
+        "/v1/operator/decisions/{intent_id}": {"get": explained},
+        "/v1/operator/decisions/{intent_id}/explain": {"get": explained},
     }
 
 
@@ -99,6 +127,7 @@ _BOOLEAN: dict[str, Any] = {"type": "boolean"}
 _ANY_OBJECT: dict[str, Any] = {"type": "object"}
 _ID: dict[str, Any] = {"name": "intent_id", "in": "path", "required": True, "schema": _TEXT}
 _JTI: dict[str, Any] = {"name": "jti", "in": "path", "required": True, "schema": _TEXT}
+_DIGEST: dict[str, Any] = {"name": "digest", "in": "path", "required": True, "schema": _TEXT}
 _WAIT: dict[str, Any] = {"name": "wait", "in": "query", "schema": {"type": "number", "minimum": 0, "maximum": 60}}
 
 
@@ -174,6 +203,11 @@ _SCHEMAS: dict[str, Any] = {
     ),
     "Recorded": {"type": "object", "required": ["recorded"]},
     "QueuePage": _object(["items", "next"], items={"type": "array", "items": _ANY_OBJECT}, next=_or_null(_TEXT)),
+    "Document": _ANY_OBJECT,
+    "Upload": _object(["files"], files={"type": "object", "additionalProperties": _TEXT}),
+    "Activate": _object(["reason", "expect_active"], reason=_TEXT, expect_active=_or_null(_TEXT)),
+    "Rollback": _object(["reason"], reason=_TEXT),
+    "Shadow": _object(["digest"], digest=_TEXT),
     "JWKS": _object(["keys"], keys={"type": "array", "items": _ANY_OBJECT}),
     "Live": _object(["alive"], alive=_BOOLEAN),
     "Ready": _object(

@@ -14,7 +14,17 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 
 import orjson
 
-from services.ports import ConsumeToken, MoveIntent, OpenIntent, PutCredential, PutOperator, ReportOutcome
+from services.ports import (
+    ActivateBundle,
+    ConsumeToken,
+    MoveIntent,
+    OpenIntent,
+    PutBundle,
+    PutCredential,
+    PutOperator,
+    ReportOutcome,
+    SetShadow,
+)
 
 if TYPE_CHECKING:
     from services.ports import Effect, QueueRow
@@ -30,6 +40,8 @@ _ROLE: Final = frozenset({"viewer", "operator", "approver", "admin"})
 
 #: A B-tree entry over two such members stays below PostgreSQL's limit of 2,704 bytes.
 MAX_TEXT_BYTES: Final = 1024
+#: What one commit carries without making the others on its lane wait.
+MAX_ARCHIVE_BYTES: Final = 8 << 20
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 #: An escaped NUL, which jsonb does not hold; a backslash that is itself escaped does not start one.
 _NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
@@ -56,7 +68,7 @@ REFUSE: Final = EncodedEffect("refuse", b"{}")
 _Members: TypeAlias = "dict[str, object]"
 
 
-def encode(effect: Effect) -> EncodedEffect:
+def encode(effect: Effect) -> EncodedEffect:  # noqa: PLR0911 - one for each effect
     """Return the checked JSON of an effect. Raises: EffectMalformed."""
     match effect:
         case OpenIntent():
@@ -97,6 +109,27 @@ def encode(effect: Effect) -> EncodedEffect:
                 "created_at": _time(effect.created_at),
             }
             return _encoded("put_operator", members)
+        case PutBundle():
+            return _encoded("put_bundle", _put_bundle(effect))
+        case ActivateBundle():
+            members = {
+                "digest": _bundle(effect.digest),
+                "expect_active": None if effect.expect_active is None else _bundle(effect.expect_active),
+                "activated_at": _time(effect.activated_at),
+                "activated_by": _text(effect.activated_by),
+                "reason": _text(effect.reason),
+                "rolled_back_from": None
+                if effect.rolled_back_from is None
+                else _integer(effect.rolled_back_from, _BIGINT),
+            }
+            return _encoded("activate_bundle", members)
+        case SetShadow():
+            members = {
+                "digest": None if effect.digest is None else _bundle(effect.digest),
+                "started_at": _time(effect.started_at),
+                "started_by": _text(effect.started_by),
+            }
+            return _encoded("set_shadow", members)
 
 
 def close_refusal(stream: str, seq: int) -> EncodedEffect:
@@ -121,6 +154,17 @@ def _open_intent(effect: OpenIntent) -> _Members:
         "decided_at": _time(effect.decided_at),
         "queue": None if effect.queue is None else _queue_row(effect.queue),
         "over_jti": _optional_text(effect.over_jti),
+    }
+
+
+def _put_bundle(effect: PutBundle) -> _Members:
+    if not 0 < len(effect.archive) <= MAX_ARCHIVE_BYTES:
+        raise EffectMalformed(f"a packed bundle is empty or larger than {MAX_ARCHIVE_BYTES} bytes")
+    return {
+        "digest": _bundle(effect.digest),
+        "archive": base64.b64encode(effect.archive).decode("ascii"),
+        "uploaded_at": _time(effect.uploaded_at),
+        "uploaded_by": _text(effect.uploaded_by),
     }
 
 
@@ -176,6 +220,13 @@ def _digest(value: str) -> str:
     if _DIGEST.fullmatch(value) is None:
         raise EffectMalformed("a digest is not 64 hexadecimal digits")
     return value
+
+
+def _bundle(value: str) -> str:
+    scheme, _, digits = value.partition(":")
+    if scheme != "sha256":
+        raise EffectMalformed("a bundle's digest does not begin with `sha256:`")
+    return f"sha256:{_digest(digits)}"
 
 
 def _one_of(value: str, allowed: frozenset[str]) -> str:
