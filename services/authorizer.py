@@ -24,28 +24,38 @@ from typing import TYPE_CHECKING
 
 from holdfast.audit.record import leaf_hash
 from holdfast.errors import TokenRejected
-from holdfast.intent import Action
-from holdfast.reasons import NOT_DECIDED, Cause, Decision, ReasonCode, Status
+from holdfast.reasons import Decision, ReasonCode, Status
 from holdfast.token import Claims, verify_signature
 
 from services.boundary import BoundaryUnavailable, WrongAnswer
 from services.decision.policy import Classified, Request
 from services.decision.verdict import Allow, Deny, Hold, Unavailable
+from services.judgement import (
+    COULD_NOT,
+    NO_PROOF,
+    UNDECIDED,
+    Ask,
+    Judgement,
+    WaitingIntent,
+    action_of,
+    log_members,
+    may_ask_later,
+    opening,
+    outcome_of,
+    queue_row,
+    reason_code_of,
+    spread_retry_s,
+    token_claims,
+)
 from services.outcome import Outcome, Place
-from services.ports import Entry, MoveIntent, OpenIntent, QueueRow, RecordingFailed, SigningRefused
+from services.ports import Entry, MoveIntent, QueueRow, RecordingFailed, SigningRefused
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
     from datetime import datetime
 
     from holdfast.audit.record import Receipt
-    from holdfast.intent import Intent
-    from holdfast.strict_json import JSON
 
     from services.boundary import Boundary
-    from services.decision.policy import Policy
-    from services.decision.risk import Risk
-    from services.decision.verdict import Verdict
     from services.ports import (
         Activity,
         Classifier,
@@ -64,51 +74,8 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-#: How far an agent's hint moves an intent within its lane, in seconds. It never changes the lane.
-_BOOST_S: Mapping[str, float] = {"low": -30.0, "normal": 0.0, "high": 15.0, "critical": 30.0}
-
-
 _UNRELEASED_INTENTS = 20_000
 _UNRELEASED_PER_INTENT = 3
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Ask:
-    """One submission as received. `agent` comes from the credential, never from the body."""
-
-    intent_id: str
-    agent: str
-    intent: Intent
-    submission: bytes
-    request_digest: str
-    idempotency_key: str | None
-    received_at: datetime
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WaitingIntent:
-    """A stored intent that waits, or that may be claimed.
-
-    `epoch` is the worker's lease, None for a claim; `expires_at` is until when a drained one may go on waiting.
-    """
-
-    ask: Ask
-    version: int
-    epoch: int | None
-    expires_at: datetime | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Judgement:
-    """What steps 1 to 3 found, before anything is recorded."""
-
-    verdict: Verdict
-    action: Action
-    act_hash: str
-    at: datetime
-    policy: Policy
-    classified: Classified | None = None
-    risk: Risk | None = None
 
 
 class AlreadyKnown(Exception):
@@ -193,8 +160,8 @@ class Authorizer:
         """
         judgement = await self._judge(waiting.ask, drained=True)
         verdict = judgement.verdict
-        if isinstance(verdict, Unavailable) or _may_ask_later(judgement, waiting.expires_at):
-            return self._outcome(waiting.ask, judgement, status=Status.QUEUED)
+        if isinstance(verdict, Unavailable) or may_ask_later(judgement, waiting.expires_at):
+            return outcome_of(waiting.ask, judgement, status=Status.QUEUED)
         if isinstance(verdict, Allow):
             status, queue_state = Status.CLAIMABLE, "claimable"
             claim_by = judgement.at + timedelta(seconds=judgement.policy.settings.queue.claim_seconds)
@@ -202,7 +169,7 @@ class Authorizer:
             status, queue_state, claim_by = Status.DENIED, None, None
             if isinstance(verdict, Hold):
                 status, queue_state = Status.HELD, "held"
-        outcome = self._outcome(waiting.ask, judgement, status=status)
+        outcome = outcome_of(waiting.ask, judgement, status=status)
         return await self._move(waiting, judgement, outcome, queue_state=queue_state, claim_by=claim_by)
 
     async def claim(self, waiting: WaitingIntent) -> Outcome:
@@ -214,9 +181,9 @@ class Authorizer:
         if isinstance(judgement.verdict, Allow):
             return await self._grant(waiting.ask, judgement, claiming=waiting)
         if isinstance(judgement.verdict, Unavailable):
-            return self._outcome(waiting.ask, judgement, status=Status.CLAIMABLE)
+            return outcome_of(waiting.ask, judgement, status=Status.CLAIMABLE)
         status = Status.HELD if isinstance(judgement.verdict, Hold) else Status.DENIED
-        outcome = self._outcome(waiting.ask, judgement, status=status)
+        outcome = outcome_of(waiting.ask, judgement, status=status)
         return await self._move(
             waiting, judgement, outcome, queue_state="held" if status is Status.HELD else None, claim_by=None
         )
@@ -225,12 +192,12 @@ class Authorizer:
         """Record that a waiting intent ends without a decision: expired, cancelled, superseded. Raises: MovedOn."""
         at = self._clock.now()
         intent = waiting.ask.intent
-        action = _action(intent, intent.executor or "")
+        action = action_of(intent, intent.executor or "")
         verdict = Deny(reason_code=reason_code, detail=detail)
         judgement = Judgement(
             verdict=verdict, action=action, act_hash=action.digest(), at=at, policy=self._policies.current()
         )
-        outcome = self._outcome(waiting.ask, judgement, status=status)
+        outcome = outcome_of(waiting.ask, judgement, status=status)
         return await self._move(waiting, judgement, outcome, queue_state=None, claim_by=None)
 
     # --- 1, 2, 3: judge -------------------------------------------------------------------------------------------
@@ -239,9 +206,9 @@ class Authorizer:
         """Classify, score and evaluate. Never raises for a boundary: what could not be decided is a verdict."""
         at = self._clock.now()  # read once: every rule of this decision sees the same time
         intent = ask.intent
-        action = _action(intent, intent.executor or "")
+        action = action_of(intent, intent.executor or "")
         policy = self._policies.current()
-        judgement = Judgement(verdict=_UNDECIDED, action=action, act_hash=action.digest(), at=at, policy=policy)
+        judgement = Judgement(verdict=UNDECIDED, action=action, act_hash=action.digest(), at=at, policy=policy)
         try:
             # 1. Classify. The catalogue closes the open world of tool names.
             classified = await self._boundaries.intent.call(
@@ -249,11 +216,11 @@ class Authorizer:
             )
             if isinstance(classified, Deny):
                 return replace(judgement, verdict=classified)
-            action = _action(intent, classified.executor)
+            action = action_of(intent, classified.executor)
             judgement = replace(judgement, classified=classified, action=action, act_hash=action.digest())
             if classified.proof_of_possession:
                 # The catalogue asks for a key-bound token, and this service cannot bind one: no token at all.
-                return replace(judgement, verdict=_NO_PROOF)
+                return replace(judgement, verdict=NO_PROOF)
 
             # 2. Risk. From the server's own knowledge; what the caller says can only add.
             await self._activity.recall(ask.agent)
@@ -291,7 +258,7 @@ class Authorizer:
             return replace(judgement, verdict=evaluated.verdict)
         except BoundaryUnavailable as error:
             _log.info("%s not decided: %s", ask.intent_id, error.detail)
-            detail = _COULD_NOT[error.reason_code]
+            detail = COULD_NOT[error.reason_code]
             verdict = Unavailable(reason_code=error.reason_code, cause=error.cause, detail=detail)
             return replace(judgement, verdict=verdict)
 
@@ -305,8 +272,8 @@ class Authorizer:
 
     async def _grant(self, ask: Ask, judgement: Judgement, *, claiming: WaitingIntent | None = None) -> Outcome:
         """Record the allow, sign beside the commit, release when both hold."""
-        claims = self._claims(ask, judgement)
-        outcome = self._outcome(
+        claims = token_claims(ask, judgement, issuer=self._issuer, jti=self._ids.token_id())
+        outcome = outcome_of(
             ask, judgement, status=Status.GRANTED, token_expires_at=_at(judgement.at, claims.exp - claims.iat)
         )
 
@@ -325,7 +292,7 @@ class Authorizer:
                     claims=stored,
                     jti=claims.jti,
                 )
-            return self._open(ask, judgement, replace(outcome, receipt=receipt), claims=stored, jti=claims.jti)
+            return opening(ask, judgement, replace(outcome, receipt=receipt), claims=stored, jti=claims.jti)
 
         # 4. Record. Chained now, durable when `settled` returns. What nobody would wait for is not even chained.
         if not self._boundaries.audit.is_closed:
@@ -336,7 +303,7 @@ class Authorizer:
                 Entry(
                     kind="decision",
                     at=judgement.at,
-                    members=_members(ask, judgement, outcome, jti=claims.jti, claimed=claiming is not None),
+                    members=log_members(ask, judgement, outcome, jti=claims.jti, claimed=claiming is not None),
                     effect=effect,
                 )
             )
@@ -415,25 +382,25 @@ class Authorizer:
         _log.warning("%s allowed but not released: %s", ask.intent_id, operators_detail)
         if over_jti is not None:
             self._throw_away(ask.intent_id, over_jti)
-        verdict = Unavailable(reason_code=reason_code, cause=None, detail=_COULD_NOT[reason_code])
+        verdict = Unavailable(reason_code=reason_code, cause=None, detail=COULD_NOT[reason_code])
         judgement = replace(judgement, verdict=verdict, at=self._clock.now())
         if claiming is None:
             return await self._answer_no(ask, judgement, over_jti=over_jti)
         # A claim that failed leaves the intent as it stands: claimable, or granted with claims that can be signed
         # again. Only the failure itself is recorded. Where the record of the grant is void, though, the grant may be
         # stored all the same: then the intent goes back to wait, and its token is dead.
-        outcome = self._outcome(ask, judgement, status=Status.CLAIMABLE)
-        queued = self._outcome(ask, judgement, status=Status.QUEUED)
-        row = self._row(ask, judgement, state="waiting")
+        outcome = outcome_of(ask, judgement, status=Status.CLAIMABLE)
+        queued = outcome_of(ask, judgement, status=Status.QUEUED)
+        row = queue_row(ask, judgement, state="waiting")
 
         def effect(receipt: Receipt) -> Effect:
-            return self._open(ask, judgement, replace(queued, receipt=receipt), queue=row, over_jti=over_jti)
+            return opening(ask, judgement, replace(queued, receipt=receipt), queue=row, over_jti=over_jti)
 
         in_doubt = reason_code is ReasonCode.AUDIT_UNAVAILABLE and over_jti is not None
         entry = Entry(
             kind="claim_failed",
             at=judgement.at,
-            members=_members(ask, judgement, outcome, jti=over_jti),
+            members=log_members(ask, judgement, outcome, jti=over_jti),
             effect=effect if in_doubt else None,
             journal_may_release=True,
         )
@@ -448,15 +415,15 @@ class Authorizer:
     async def _answer_no(self, ask: Ask, judgement: Judgement, *, over_jti: str | None = None) -> Outcome:
         """Record a denial or a hold, parked where it may wait, and answer it. A denial may rest on the journal."""
         judgement, status, row = self._parking(ask, judgement)
-        outcome = self._outcome(ask, judgement, status=status, place=self._place(ask, row, journal=False))
+        outcome = outcome_of(ask, judgement, status=status, place=self._place(ask, row, journal=False))
 
         def effect(receipt: Receipt) -> Effect:
-            return self._open(ask, judgement, replace(outcome, receipt=receipt), queue=row, over_jti=over_jti)
+            return opening(ask, judgement, replace(outcome, receipt=receipt), queue=row, over_jti=over_jti)
 
         entry = Entry(
-            kind="signing_failed" if _code(judgement) is ReasonCode.SIGNING_UNAVAILABLE else "decision",
+            kind="signing_failed" if reason_code_of(judgement) is ReasonCode.SIGNING_UNAVAILABLE else "decision",
             at=judgement.at,
-            members=_members(ask, judgement, outcome, jti=over_jti),
+            members=log_members(ask, judgement, outcome, jti=over_jti),
             effect=effect,
             journal_may_release=True,
         )
@@ -464,7 +431,7 @@ class Authorizer:
             settled = await self._record(entry)
         except BoundaryUnavailable as error:
             _log.error("%s: the denial could not be recorded: %s", ask.intent_id, error.detail)
-            return self._unrecorded(ask, _COULD_NOT[ReasonCode.AUDIT_UNAVAILABLE])
+            return self._unrecorded(ask, COULD_NOT[ReasonCode.AUDIT_UNAVAILABLE])
         if not settled.applied:
             raise AlreadyKnown
         self._activity.note(ask.agent, ask.intent, judgement.at, judgement.verdict)
@@ -518,7 +485,7 @@ class Authorizer:
         entry = Entry(
             kind="decision",
             at=judgement.at,
-            members=_members(waiting.ask, judgement, outcome, drained=True),
+            members=log_members(waiting.ask, judgement, outcome, drained=True),
             effect=effect,
             journal_may_release=may_rest_on_journal,
         )
@@ -540,8 +507,8 @@ class Authorizer:
     def _not_recorded(self, waiting: WaitingIntent, judgement: Judgement, detail: str) -> Outcome:
         _log.warning("%s: the decision was not recorded: %s", waiting.ask.intent_id, detail)
         code = ReasonCode.AUDIT_UNAVAILABLE
-        verdict = Unavailable(reason_code=code, cause=None, detail=_COULD_NOT[code])
-        return self._outcome(waiting.ask, replace(judgement, verdict=verdict), status=Status.QUEUED)
+        verdict = Unavailable(reason_code=code, cause=None, detail=COULD_NOT[code])
+        return outcome_of(waiting.ask, replace(judgement, verdict=verdict), status=Status.QUEUED)
 
     def _unrecorded(self, ask: Ask, detail: str) -> Outcome:
         """Answer what could not even be recorded: refused, and the client keeps it."""
@@ -551,7 +518,7 @@ class Authorizer:
             decision=Decision.DENY,
             reason_code=ReasonCode.AUDIT_UNAVAILABLE,
             detail=detail,
-            retry_after_s=_retry_after_s(ask.intent_id),
+            retry_after_s=spread_retry_s(ask.intent_id),
             decided_at=self._clock.now(),
         )
 
@@ -569,22 +536,8 @@ class Authorizer:
         if self._waiting.full(ask.agent, max_per_agent=limits.max_per_agent, max_total=limits.max_total):
             verdict = Deny(reason_code=ReasonCode.QUEUE_FULL, detail="too many intents wait already")
             return replace(judgement, verdict=verdict), Status.DENIED, None
-        row = self._row(ask, judgement, state="held" if held else "waiting")
+        row = queue_row(ask, judgement, state="held" if held else "waiting")
         return judgement, Status.HELD if held else Status.QUEUED, row
-
-    @staticmethod
-    def _row(ask: Ask, judgement: Judgement, *, state: str) -> QueueRow:
-        policy = judgement.policy
-        limits = policy.settings.queue
-        ttl_s = min(ask.intent.expires_in or limits.ttl_seconds, limits.ttl_seconds)
-        return QueueRow(
-            lane=policy.lane(judgement.classified) if judgement.classified else limits.lanes.low,
-            rank_at=judgement.at - timedelta(seconds=_BOOST_S[ask.intent.priority]),
-            enqueued_at=judgement.at,
-            expires_at=ask.received_at + timedelta(seconds=ttl_s),
-            not_before=judgement.at,
-            state=state,
-        )
 
     def _place(self, ask: Ask, row: QueueRow | None, *, journal: bool) -> Place | None:
         if row is None:
@@ -594,94 +547,6 @@ class Authorizer:
             lane=row.lane,
             position=self._waiting.parked(ask.agent, row.lane),
             expires_at=row.expires_at,
-        )
-
-    def _claims(self, ask: Ask, judgement: Judgement) -> Claims:
-        """Build the token's claims, but for the receipt, which is known once the record is chained."""
-        classified, risk, policy = judgement.classified, judgement.risk, judgement.policy
-        if classified is None or risk is None:
-            raise RuntimeError("an allow has a category and a risk")
-        issued_at = int(judgement.at.timestamp())
-        return Claims(
-            iss=self._issuer,
-            aud=classified.executor,
-            sub=ask.agent,
-            txn=ask.intent_id,
-            jti=self._ids.token_id(),
-            iat=issued_at,
-            nbf=issued_at,
-            exp=issued_at + policy.token_lifetime_s(classified.executor),
-            env=classified.environment,
-            action=ask.intent.action,
-            act_hash=judgement.act_hash,
-            category=classified.category,
-            risk=risk.score,
-            mode="normal",
-            pol=policy.digest,
-            rcp="",
-            obo=ask.intent.context.on_behalf_of,
-        )
-
-    def _outcome(
-        self,
-        ask: Ask,
-        judgement: Judgement,
-        *,
-        status: Status,
-        place: Place | None = None,
-        token_expires_at: datetime | None = None,
-    ) -> Outcome:
-        verdict = judgement.verdict
-        code = _code(judgement)
-        retry_after_s: int | None = None
-        if code in NOT_DECIDED or code is ReasonCode.QUEUE_FULL:
-            retry_after_s = _retry_after_s(ask.intent_id)
-        elif isinstance(verdict, Deny):
-            retry_after_s = verdict.retry_after_s
-        return Outcome(
-            intent_id=ask.intent_id,
-            status=status,
-            decision=_DECISIONS[type(verdict)],
-            reason_code=code,
-            cause=verdict.cause if isinstance(verdict, Unavailable) else None,
-            detail="permitted" if isinstance(verdict, Allow) else _plain(verdict.detail),
-            classified=judgement.classified,
-            risk=judgement.risk,
-            bundle=judgement.policy.digest,
-            determining=verdict.determining,
-            token_expires_at=token_expires_at,
-            place=place,
-            retry_after_s=retry_after_s,
-            decided_at=judgement.at,
-        )
-
-    @staticmethod
-    def _open(
-        ask: Ask,
-        judgement: Judgement,
-        outcome: Outcome,
-        *,
-        claims: Mapping[str, JSON] | None = None,
-        jti: str | None = None,
-        queue: QueueRow | None = None,
-        over_jti: str | None = None,
-    ) -> OpenIntent:
-        return OpenIntent(
-            intent_id=ask.intent_id,
-            agent=ask.agent,
-            idempotency_key=ask.idempotency_key,
-            request_digest=ask.request_digest,
-            submission=ask.submission,
-            act_hash=judgement.act_hash,
-            status=outcome.status,
-            reason_code=outcome.reason_code,
-            envelope=outcome.to_json(),
-            claims=claims,
-            jti=jti,
-            created_at=ask.received_at,
-            decided_at=judgement.at,
-            queue=queue,
-            over_jti=over_jti,
         )
 
 
@@ -706,124 +571,5 @@ def _durable(pending: Pending, settled: Settled) -> None:
         raise WrongAnswer("a permission rests on a commit, not on the journal")
 
 
-# --- small pure pieces ------------------------------------------------------------------------------------------------
-
-_DECISIONS: Mapping[type, Decision] = {
-    Allow: Decision.ALLOW,
-    Deny: Decision.DENY,
-    Hold: Decision.HOLD,
-    Unavailable: Decision.DENY,
-}
-
-_COULD_NOT: Mapping[ReasonCode, str] = {
-    ReasonCode.CLASSIFICATION_UNAVAILABLE: "the intent could not be classified",
-    ReasonCode.EVALUATION_UNAVAILABLE: "the intent could not be evaluated",
-    ReasonCode.SIGNING_UNAVAILABLE: "the token could not be signed",
-    ReasonCode.AUDIT_UNAVAILABLE: "the decision could not be recorded",
-}
-
-_UNDECIDED = Unavailable(
-    reason_code=ReasonCode.EVALUATION_UNAVAILABLE,
-    cause=Cause.POLICY_ERROR,
-    detail=_COULD_NOT[ReasonCode.EVALUATION_UNAVAILABLE],
-)
-
-
-_NO_PROOF = Deny(
-    reason_code=ReasonCode.ACTION_NOT_AVAILABLE,
-    detail="the action asks for a proof of possession, which this service does not support",
-)
-
-
-def _code(judgement: Judgement) -> ReasonCode:
-    verdict = judgement.verdict
-    if isinstance(verdict, Allow):
-        return ReasonCode.ALLOWED
-    if isinstance(verdict, Hold):
-        return ReasonCode.APPROVAL_REQUIRED
-    return verdict.reason_code
-
-
-def _may_ask_later(judgement: Judgement, expires_at: datetime | None) -> bool:
-    """Return whether a waiting intent met its agent's limit only because many were drained at once."""
-    verdict = judgement.verdict
-    if not isinstance(verdict, Deny) or verdict.reason_code is not ReasonCode.RATE_LIMITED or expires_at is None:
-        return False
-    return judgement.at + timedelta(seconds=verdict.retry_after_s or 0) < expires_at
-
-
-def _action(intent: Intent, executor: str) -> Action:
-    return Action(action=intent.action, resource=intent.resource, parameters=intent.parameters, executor=executor)
-
-
-def _plain(detail: str) -> str:
-    """Return `detail` without control characters: it may quote the agent, and no table holds a NUL."""
-    return "".join(character if character.isprintable() else ascii(character)[1:-1] for character in detail)
-
-
 def _at(moment: datetime, seconds: int) -> datetime:
     return moment.replace(microsecond=0) + timedelta(seconds=seconds)
-
-
-def _retry_after_s(intent_id: str) -> int:
-    """Spread the retries of many callers over a few seconds, without a random source."""
-    return 2 + sum(intent_id.encode("ascii")) % 5
-
-
-def _members(
-    ask: Ask,
-    judgement: Judgement,
-    outcome: Outcome,
-    *,
-    jti: str | None = None,
-    drained: bool = False,
-    claimed: bool = False,
-) -> dict[str, JSON]:
-    """Return what the log keeps of a decision. Nothing that decides may be missing; absent is omitted."""
-    classified, risk, policy = judgement.classified, judgement.risk, judgement.policy
-    members: dict[str, JSON] = {
-        "intent_id": ask.intent_id,
-        "agent": ask.agent,
-        "action": ask.intent.action,
-        "resource": {"type": ask.intent.resource.type, "id": ask.intent.resource.id},
-        "act_hash": judgement.act_hash,
-        "decision": outcome.decision.value,
-        "status": outcome.status.value,
-        "reason_code": outcome.reason_code.value,
-        "mode": outcome.mode.value,
-        "bundle": policy.digest,
-        "determining": list(outcome.determining),
-    }
-    if outcome.cause is not None:
-        members["cause"] = outcome.cause.value
-    if classified is not None:
-        members["category"] = classified.category
-        members["impact"] = classified.impact
-        members["executor"] = classified.executor
-        members["environment"] = classified.environment
-        if (dispute := classified.dispute) is not None:
-            version: dict[str, JSON] = {} if dispute.version is None else {"version": dispute.version}
-            members["classifier"] = {
-                "category": dispute.category,
-                "confidence_percent": dispute.confidence_percent,
-                **version,
-            }
-        logged = policy.logged(ask.intent, classified)
-        members["parameters"] = [{"name": name, "value": value} for name, value in sorted(logged.clear.items())]
-        members["parameter_digests"] = [
-            {"name": name, "sha256": digest} for name, digest in sorted(logged.digests.items())
-        ]
-        members["personal_parameters"] = list(logged.personal)
-    if risk is not None:
-        members["risk"] = {
-            "score": risk.score,
-            "tier": risk.tier,
-            "factors": [{"name": factor.name, "points": factor.points} for factor in risk.factors],
-        }
-    if jti is not None:
-        members["jti"] = jti
-    if drained:
-        members["drained"] = True
-    if claimed:
-        members["claimed"] = True
-    return members

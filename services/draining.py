@@ -12,7 +12,8 @@ from holdfast.intent import Intent
 from holdfast.reasons import NOT_DECIDED, Cause, ReasonCode, Status
 
 from intent_queue.drain import PoisonIntent, Postponed, Result
-from services.authorizer import Ask, MovedOn, WaitingIntent
+from services.authorizer import MovedOn
+from services.judgement import Ask, WaitingIntent
 
 if TYPE_CHECKING:
     from intent_queue.item import ClaimedItem

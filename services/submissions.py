@@ -16,8 +16,9 @@ from holdfast.intent import Intent
 from holdfast.reasons import ReasonCode, Status, http_status
 from holdfast.token import Claims
 
-from services.authorizer import AlreadyKnown, Ask, MovedOn, WaitingIntent
+from services.authorizer import AlreadyKnown, MovedOn
 from services.boundary import BoundaryUnavailable
+from services.judgement import Ask, WaitingIntent
 from services.outcome import rfc3339
 from services.ports import StoreUnreachable
 

@@ -18,12 +18,13 @@ from holdfast.reasons import Cause, ReasonCode
 from holdfast.token import TYP, VerifyKey
 
 from services.activity import RecentActivity
-from services.authorizer import Ask, Authorizer, Boundaries, WaitingIntent
+from services.authorizer import Authorizer, Boundaries
 from services.boundary import Boundary
 from services.decision.bundle import read_bundle
 from services.decision.policy import Policy
 from services.decision.verdict import Allow
 from services.evaluation import CatalogueClassifier, PolicyEvaluator
+from services.judgement import Ask, WaitingIntent
 from services.ports import (
     BundleStale,
     Entry,

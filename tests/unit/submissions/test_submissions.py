@@ -10,7 +10,7 @@ from fakes.recording import Fault as DatabaseFault
 from holdfast.token import verify_signature
 from world import Fault
 
-from services.authorizer import WaitingIntent
+from services.judgement import WaitingIntent
 from services.ports import StoreUnreachable
 from services.recording.lane import Mode
 from services.submissions import Problem, waiting_intent

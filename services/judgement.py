@@ -1,0 +1,295 @@
+"""What is said of one intent: the judgement of steps 1 to 3, and what answers and records are made of. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+from holdfast.intent import Action
+from holdfast.reasons import NOT_DECIDED, Cause, Decision, ReasonCode
+from holdfast.token import Claims
+
+from services.decision.verdict import Allow, Deny, Hold, Unavailable
+from services.outcome import Outcome
+from services.ports import OpenIntent, QueueRow
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from datetime import datetime
+
+    from holdfast.intent import Intent
+    from holdfast.reasons import Status
+    from holdfast.strict_json import JSON
+
+    from services.decision.policy import Classified, Policy
+    from services.decision.risk import Risk
+    from services.decision.verdict import Verdict
+    from services.outcome import Place
+
+#: How far an agent's hint moves an intent within its lane, in seconds. It never changes the lane.
+_BOOST_S: Mapping[str, float] = {"low": -30.0, "normal": 0.0, "high": 15.0, "critical": 30.0}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ask:
+    """One submission as received. `agent` comes from the credential, never from the body."""
+
+    intent_id: str
+    agent: str
+    intent: Intent
+    submission: bytes
+    request_digest: str
+    idempotency_key: str | None
+    received_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WaitingIntent:
+    """A stored intent that waits, or that may be claimed.
+
+    `epoch` is the worker's lease, None for a claim; `expires_at` is until when a drained one may go on waiting.
+    """
+
+    ask: Ask
+    version: int
+    epoch: int | None
+    expires_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Judgement:
+    """What steps 1 to 3 found, before anything is recorded."""
+
+    verdict: Verdict
+    action: Action
+    act_hash: str
+    at: datetime
+    policy: Policy
+    classified: Classified | None = None
+    risk: Risk | None = None
+
+
+_DECISIONS: Mapping[type, Decision] = {
+    Allow: Decision.ALLOW,
+    Deny: Decision.DENY,
+    Hold: Decision.HOLD,
+    Unavailable: Decision.DENY,
+}
+
+COULD_NOT: Mapping[ReasonCode, str] = {
+    ReasonCode.CLASSIFICATION_UNAVAILABLE: "the intent could not be classified",
+    ReasonCode.EVALUATION_UNAVAILABLE: "the intent could not be evaluated",
+    ReasonCode.SIGNING_UNAVAILABLE: "the token could not be signed",
+    ReasonCode.AUDIT_UNAVAILABLE: "the decision could not be recorded",
+}
+
+UNDECIDED = Unavailable(
+    reason_code=ReasonCode.EVALUATION_UNAVAILABLE,
+    cause=Cause.POLICY_ERROR,
+    detail=COULD_NOT[ReasonCode.EVALUATION_UNAVAILABLE],
+)
+
+
+NO_PROOF = Deny(
+    reason_code=ReasonCode.ACTION_NOT_AVAILABLE,
+    detail="the action asks for a proof of possession, which this service does not support",
+)
+
+
+def reason_code_of(judgement: Judgement) -> ReasonCode:
+    """Return the code of a judgement's verdict."""
+    verdict = judgement.verdict
+    if isinstance(verdict, Allow):
+        return ReasonCode.ALLOWED
+    if isinstance(verdict, Hold):
+        return ReasonCode.APPROVAL_REQUIRED
+    return verdict.reason_code
+
+
+def may_ask_later(judgement: Judgement, expires_at: datetime | None) -> bool:
+    """Return whether a waiting intent met its agent's limit only because many were drained at once."""
+    verdict = judgement.verdict
+    if not isinstance(verdict, Deny) or verdict.reason_code is not ReasonCode.RATE_LIMITED or expires_at is None:
+        return False
+    return judgement.at + timedelta(seconds=verdict.retry_after_s or 0) < expires_at
+
+
+def action_of(intent: Intent, executor: str) -> Action:
+    """Return exactly what will be executed, with the executor that was resolved."""
+    return Action(action=intent.action, resource=intent.resource, parameters=intent.parameters, executor=executor)
+
+
+def _plain(detail: str) -> str:
+    """Return `detail` without control characters: it may quote the agent, and no table holds a NUL."""
+    return "".join(character if character.isprintable() else ascii(character)[1:-1] for character in detail)
+
+
+def spread_retry_s(intent_id: str) -> int:
+    """Spread the retries of many callers over a few seconds, without a random source."""
+    return 2 + sum(intent_id.encode("ascii")) % 5
+
+
+def log_members(
+    ask: Ask,
+    judgement: Judgement,
+    outcome: Outcome,
+    *,
+    jti: str | None = None,
+    drained: bool = False,
+    claimed: bool = False,
+) -> dict[str, JSON]:
+    """Return what the log keeps of a decision. Nothing that decides may be missing; absent is omitted."""
+    classified, risk, policy = judgement.classified, judgement.risk, judgement.policy
+    members: dict[str, JSON] = {
+        "intent_id": ask.intent_id,
+        "agent": ask.agent,
+        "action": ask.intent.action,
+        "resource": {"type": ask.intent.resource.type, "id": ask.intent.resource.id},
+        "act_hash": judgement.act_hash,
+        "decision": outcome.decision.value,
+        "status": outcome.status.value,
+        "reason_code": outcome.reason_code.value,
+        "mode": outcome.mode.value,
+        "bundle": policy.digest,
+        "determining": list(outcome.determining),
+    }
+    if outcome.cause is not None:
+        members["cause"] = outcome.cause.value
+    if classified is not None:
+        members["category"] = classified.category
+        members["impact"] = classified.impact
+        members["executor"] = classified.executor
+        members["environment"] = classified.environment
+        if (dispute := classified.dispute) is not None:
+            version: dict[str, JSON] = {} if dispute.version is None else {"version": dispute.version}
+            members["classifier"] = {
+                "category": dispute.category,
+                "confidence_percent": dispute.confidence_percent,
+                **version,
+            }
+        logged = policy.logged(ask.intent, classified)
+        members["parameters"] = [{"name": name, "value": value} for name, value in sorted(logged.clear.items())]
+        members["parameter_digests"] = [
+            {"name": name, "sha256": digest} for name, digest in sorted(logged.digests.items())
+        ]
+        members["personal_parameters"] = list(logged.personal)
+    if risk is not None:
+        members["risk"] = {
+            "score": risk.score,
+            "tier": risk.tier,
+            "factors": [{"name": factor.name, "points": factor.points} for factor in risk.factors],
+        }
+    if jti is not None:
+        members["jti"] = jti
+    if drained:
+        members["drained"] = True
+    if claimed:
+        members["claimed"] = True
+    return members
+
+
+def queue_row(ask: Ask, judgement: Judgement, *, state: str) -> QueueRow:
+    """Return where the intent waits: the lane from policy, the place in it moved a little by the agent's hint."""
+    policy = judgement.policy
+    limits = policy.settings.queue
+    ttl_s = min(ask.intent.expires_in or limits.ttl_seconds, limits.ttl_seconds)
+    return QueueRow(
+        lane=policy.lane(judgement.classified) if judgement.classified else limits.lanes.low,
+        rank_at=judgement.at - timedelta(seconds=_BOOST_S[ask.intent.priority]),
+        enqueued_at=judgement.at,
+        expires_at=ask.received_at + timedelta(seconds=ttl_s),
+        not_before=judgement.at,
+        state=state,
+    )
+
+
+def token_claims(ask: Ask, judgement: Judgement, *, issuer: str, jti: str) -> Claims:
+    """Build the token's claims, but for the receipt, which is known once the record is chained."""
+    classified, risk, policy = judgement.classified, judgement.risk, judgement.policy
+    if classified is None or risk is None:
+        raise RuntimeError("an allow has a category and a risk")
+    issued_at = int(judgement.at.timestamp())
+    return Claims(
+        iss=issuer,
+        aud=classified.executor,
+        sub=ask.agent,
+        txn=ask.intent_id,
+        jti=jti,
+        iat=issued_at,
+        nbf=issued_at,
+        exp=issued_at + policy.token_lifetime_s(classified.executor),
+        env=classified.environment,
+        action=ask.intent.action,
+        act_hash=judgement.act_hash,
+        category=classified.category,
+        risk=risk.score,
+        mode="normal",
+        pol=policy.digest,
+        rcp="",
+        obo=ask.intent.context.on_behalf_of,
+    )
+
+
+def outcome_of(
+    ask: Ask,
+    judgement: Judgement,
+    *,
+    status: Status,
+    place: Place | None = None,
+    token_expires_at: datetime | None = None,
+) -> Outcome:
+    """Return the answer to a judgement, before its record is known."""
+    verdict = judgement.verdict
+    code = reason_code_of(judgement)
+    retry_after_s: int | None = None
+    if code in NOT_DECIDED or code is ReasonCode.QUEUE_FULL:
+        retry_after_s = spread_retry_s(ask.intent_id)
+    elif isinstance(verdict, Deny):
+        retry_after_s = verdict.retry_after_s
+    return Outcome(
+        intent_id=ask.intent_id,
+        status=status,
+        decision=_DECISIONS[type(verdict)],
+        reason_code=code,
+        cause=verdict.cause if isinstance(verdict, Unavailable) else None,
+        detail="permitted" if isinstance(verdict, Allow) else _plain(verdict.detail),
+        classified=judgement.classified,
+        risk=judgement.risk,
+        bundle=judgement.policy.digest,
+        determining=verdict.determining,
+        token_expires_at=token_expires_at,
+        place=place,
+        retry_after_s=retry_after_s,
+        decided_at=judgement.at,
+    )
+
+
+def opening(
+    ask: Ask,
+    judgement: Judgement,
+    outcome: Outcome,
+    *,
+    claims: Mapping[str, JSON] | None = None,
+    jti: str | None = None,
+    queue: QueueRow | None = None,
+    over_jti: str | None = None,
+) -> OpenIntent:
+    """Return the effect that stores a newly decided intent."""
+    return OpenIntent(
+        intent_id=ask.intent_id,
+        agent=ask.agent,
+        idempotency_key=ask.idempotency_key,
+        request_digest=ask.request_digest,
+        submission=ask.submission,
+        act_hash=judgement.act_hash,
+        status=outcome.status,
+        reason_code=outcome.reason_code,
+        envelope=outcome.to_json(),
+        claims=claims,
+        jti=jti,
+        created_at=ask.received_at,
+        decided_at=judgement.at,
+        queue=queue,
+        over_jti=over_jti,
+    )
