@@ -290,8 +290,8 @@ async def test_waiting_ends_at_its_deadline_undecided(agent, service, refund):
 async def test_an_allow_that_cannot_be_claimed_in_time_is_undecided(agent, service, refund):
     """Claimable is not a permission: the token comes with the claim, which fails here."""
     service.verdict = ReasonCode.EVALUATION_UNAVAILABLE
-    service.on_poll = [("claimable", "ALLOWED")] * 200
-    service.lie("/claim", *[lambda _: problem(503, "SIGNING_UNAVAILABLE")] * 200)
+    service.on_poll = [("claimable", "ALLOWED")] * 50_000
+    service.lie("/claim", *[lambda _: problem(503, "SIGNING_UNAVAILABLE")] * 50_000)
 
     error = await agent.refused(refund, wait=0.05)
 
