@@ -44,7 +44,10 @@ _K = TypeVar("_K")
 _log = logging.getLogger(__name__)
 
 WRITE_EVERY_S: Final = 0.25
-READ_EVERY_S: Final = 1.0
+#: How often an agent is read back at the most, how many are after each write, and how many in one round trip.
+_READ_EVERY_S: Final = 1.0
+_READ_A_TICK: Final = 12
+_READ_TOGETHER: Final = 3
 #: How long a decision may wait for what the others know of an agent, and for how long the answer then serves.
 RECALL_S: Final = 0.05
 _FRESH_S: Final = 15.0
@@ -53,7 +56,7 @@ _AWAY_S: Final = 5.0
 #: Agents asked for within this time are read back; so many at most, the latest first.
 _RECENT_S: Final = 60.0
 _READ_AT_ONCE: Final = 500
-_WRITE_AT_ONCE: Final = 1_000
+_WRITE_AT_ONCE: Final = 20
 _TIMEOUT_S: Final = 1.0
 
 _MINUTE_S: Final = 60
@@ -168,13 +171,10 @@ class SharedActivity:
 
     async def run(self) -> None:
         """Write and read back until cancelled."""
-        read_at = self._clock.monotonic()
         while True:
             await asyncio.sleep(WRITE_EVERY_S)
             await self.write()
-            if self._clock.monotonic() - read_at >= READ_EVERY_S:
-                read_at = self._clock.monotonic()
-                await self.read_back()
+            await self.read_back(limit=_READ_A_TICK, every_s=_READ_EVERY_S)
 
     async def write(self) -> None:
         """Write what was noted. What cannot be written now is kept, up to a bound."""
@@ -194,13 +194,24 @@ class SharedActivity:
             self._unwritten = unwritten | self._unwritten
             self._allowed = allowed | self._allowed
 
-    async def read_back(self) -> None:
-        """Read what the others counted of the agents that were asked for lately."""
-        since = self._clock.monotonic() - _RECENT_S
-        recent = [agent for agent, others in reversed(self._others.items()) if others.asked_at >= since]
+    async def read_back(self, *, limit: int = _READ_AT_ONCE, every_s: float = 0.0) -> None:
+        """Read what the others counted of the agents that were asked for lately, those not read for longest first.
+
+        A few at a time: a long pipeline would hold the loop, and every decision with it, for as long as it takes to
+        pack and to parse. So with many agents each is read less often.
+        """
+        now = self._clock.monotonic()
+        waited = {
+            agent: float("inf") if others.read_at is None else now - others.read_at
+            for agent, others in self._others.items()
+            if others.asked_at >= now - _RECENT_S
+        }
+        due = sorted((agent for agent, s in waited.items() if s >= every_s), key=waited.__getitem__, reverse=True)[
+            :limit
+        ]
         try:
-            for start in range(0, min(len(recent), _READ_AT_ONCE), 100):
-                await self._read(recent[start : start + 100])
+            for start in range(0, len(due), _READ_TOGETHER):
+                await self._read(due[start : start + _READ_TOGETHER])
         except _UNREACHABLE as error:
             self._failed(error)
 
