@@ -232,8 +232,12 @@ class Lines:
 
     def say(self, line: bytes) -> None:
         """Write one line."""
-        sys.stdout.buffer.write(line + b"\n")
-        sys.stdout.buffer.flush()
+        # Unbuffered output (`PYTHONUNBUFFERED`) may take a part of what it is given, and an event loop leaves a pipe
+        # non-blocking.
+        os.set_blocking(sys.stdout.fileno(), True)
+        left = memoryview(line + b"\n")
+        while left:
+            left = left[os.write(sys.stdout.fileno(), left) :]
 
 
 def _go_first() -> str:
