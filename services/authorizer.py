@@ -46,6 +46,7 @@ from services.judgement import (
     reason_code_of,
     spread_retry_s,
     token_claims,
+    unclassified,
 )
 from services.outcome import Outcome, Place
 from services.ports import Entry, MoveIntent, QueueRow, RecordingFailed, SigningRefused
@@ -190,12 +191,11 @@ class Authorizer:
 
     async def end(self, waiting: WaitingIntent, *, status: Status, reason_code: ReasonCode, detail: str) -> Outcome:
         """Record that a waiting intent ends without a decision: expired, cancelled, superseded. Raises: MovedOn."""
-        at = self._clock.now()
-        intent = waiting.ask.intent
-        action = action_of(intent, intent.executor or "")
-        verdict = Deny(reason_code=reason_code, detail=detail)
-        judgement = Judgement(
-            verdict=verdict, action=action, act_hash=action.digest(), at=at, policy=self._policies.current()
+        judgement = unclassified(
+            waiting.ask.intent,
+            Deny(reason_code=reason_code, detail=detail),
+            at=self._clock.now(),
+            policy=self._policies.current(),
         )
         outcome = outcome_of(waiting.ask, judgement, status=status)
         return await self._move(waiting, judgement, outcome, queue_state=None, claim_by=None)
@@ -206,18 +206,22 @@ class Authorizer:
         """Classify, score and evaluate. Never raises for a boundary: what could not be decided is a verdict."""
         at = self._clock.now()  # read once: every rule of this decision sees the same time
         intent = ask.intent
-        action = action_of(intent, intent.executor or "")
         policy = self._policies.current()
-        judgement = Judgement(verdict=UNDECIDED, action=action, act_hash=action.digest(), at=at, policy=policy)
+        judgement: Judgement | None = None
         try:
             # 1. Classify. The catalogue closes the open world of tool names.
             classified = await self._boundaries.intent.call(
                 lambda: self._classifier.classify(policy, intent), proves=_is_a_classification
             )
             if isinstance(classified, Deny):
-                return replace(judgement, verdict=classified)
-            action = action_of(intent, classified.executor)
-            judgement = replace(judgement, classified=classified, action=action, act_hash=action.digest())
+                return unclassified(intent, classified, at=at, policy=policy)
+            judgement = Judgement(
+                verdict=UNDECIDED,
+                act_hash=action_of(intent, classified.executor).digest(),
+                at=at,
+                policy=policy,
+                classified=classified,
+            )
             if classified.proof_of_possession:
                 # The catalogue asks for a key-bound token, and this service cannot bind one: no token at all.
                 return replace(judgement, verdict=NO_PROOF)
@@ -260,6 +264,8 @@ class Authorizer:
             _log.info("%s not decided: %s", ask.intent_id, error.detail)
             detail = COULD_NOT[error.reason_code]
             verdict = Unavailable(reason_code=error.reason_code, cause=error.cause, detail=detail)
+            if judgement is None:
+                return unclassified(intent, verdict, at=at, policy=policy)
             return replace(judgement, verdict=verdict)
 
     @staticmethod
@@ -280,19 +286,19 @@ class Authorizer:
         def effect(receipt: Receipt) -> Effect:
             # The row keeps the claims, so that a repeated request gets the same token: Ed25519 is deterministic.
             stored = replace(claims, rcp=str(receipt)).to_json()
-            envelope = replace(outcome, receipt=receipt).to_json()
+            recorded = replace(outcome, receipt=receipt)
             if claiming is not None:
                 return MoveIntent(
                     intent_id=ask.intent_id,
                     expect_version=claiming.version,
                     status=Status.GRANTED,
                     reason_code=ReasonCode.ALLOWED,
-                    envelope=envelope,
+                    envelope=recorded.to_json(),
                     decided_at=judgement.at,
                     claims=stored,
                     jti=claims.jti,
                 )
-            return opening(ask, judgement, replace(outcome, receipt=receipt), claims=stored, jti=claims.jti)
+            return opening(ask, judgement, recorded, claims=stored, jti=claims.jti)
 
         # 4. Record. Chained now, durable when `settled` returns. What nobody would wait for is not even chained.
         if not self._boundaries.audit.is_closed:
@@ -415,7 +421,7 @@ class Authorizer:
     async def _answer_no(self, ask: Ask, judgement: Judgement, *, over_jti: str | None = None) -> Outcome:
         """Record a denial or a hold, parked where it may wait, and answer it. A denial may rest on the journal."""
         judgement, status, row = self._parking(ask, judgement)
-        outcome = outcome_of(ask, judgement, status=status, place=self._place(ask, row, journal=False))
+        outcome = outcome_of(ask, judgement, status=status, place=self._place(ask, row))
 
         def effect(receipt: Receipt) -> Effect:
             return opening(ask, judgement, replace(outcome, receipt=receipt), queue=row, over_jti=over_jti)
@@ -539,11 +545,11 @@ class Authorizer:
         row = queue_row(ask, judgement, state="held" if held else "waiting")
         return judgement, Status.HELD if held else Status.QUEUED, row
 
-    def _place(self, ask: Ask, row: QueueRow | None, *, journal: bool) -> Place | None:
+    def _place(self, ask: Ask, row: QueueRow | None) -> Place | None:
         if row is None:
             return None
         return Place(
-            state="journal" if journal else "durable",
+            state="durable",
             lane=row.lane,
             position=self._waiting.parked(ask.agent, row.lane),
             expires_at=row.expires_at,

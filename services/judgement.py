@@ -10,6 +10,7 @@ from holdfast.intent import Action
 from holdfast.reasons import NOT_DECIDED, Cause, Decision, ReasonCode
 from holdfast.token import Claims
 
+from intent_queue import order
 from services.decision.verdict import Allow, Deny, Hold, Unavailable
 from services.outcome import Outcome
 from services.ports import OpenIntent, QueueRow
@@ -26,9 +27,6 @@ if TYPE_CHECKING:
     from services.decision.risk import Risk
     from services.decision.verdict import Verdict
     from services.outcome import Place
-
-#: How far an agent's hint moves an intent within its lane, in seconds. It never changes the lane.
-_BOOST_S: Mapping[str, float] = {"low": -30.0, "normal": 0.0, "high": 15.0, "critical": 30.0}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,7 +60,6 @@ class Judgement:
     """What steps 1 to 3 found, before anything is recorded."""
 
     verdict: Verdict
-    action: Action
     act_hash: str
     at: datetime
     policy: Policy
@@ -113,6 +110,11 @@ def may_ask_later(judgement: Judgement, expires_at: datetime | None) -> bool:
     if not isinstance(verdict, Deny) or verdict.reason_code is not ReasonCode.RATE_LIMITED or expires_at is None:
         return False
     return judgement.at + timedelta(seconds=verdict.retry_after_s or 0) < expires_at
+
+
+def unclassified(intent: Intent, verdict: Verdict, *, at: datetime, policy: Policy) -> Judgement:
+    """Return the judgement of an intent whose executor nobody resolved: its digest names the one it asked for."""
+    return Judgement(verdict=verdict, act_hash=action_of(intent, intent.executor or "").digest(), at=at, policy=policy)
 
 
 def action_of(intent: Intent, executor: str) -> Action:
@@ -196,7 +198,7 @@ def queue_row(ask: Ask, judgement: Judgement, *, state: str) -> QueueRow:
     ttl_s = min(ask.intent.expires_in or limits.ttl_seconds, limits.ttl_seconds)
     return QueueRow(
         lane=policy.lane(judgement.classified) if judgement.classified else limits.lanes.low,
-        rank_at=judgement.at - timedelta(seconds=_BOOST_S[ask.intent.priority]),
+        rank_at=order.rank_at(judgement.at, order.boost_s(ask.intent.priority, order.MAX_BOOST_S)),
         enqueued_at=judgement.at,
         expires_at=ask.received_at + timedelta(seconds=ttl_s),
         not_before=judgement.at,

@@ -379,3 +379,17 @@ async def test_the_drain_gives_a_limited_intent_back_until_the_limit_lets_it_thr
 def limited(world, *, wait_s):
     expires_at = None if wait_s is None else world.clock.now() + timedelta(seconds=wait_s)
     return replace(world.waiting_intent(world.search(), agent="limited"), expires_at=expires_at)
+
+
+@pytest.mark.parametrize(
+    ("priority", "head_start_s"),
+    [(Priority.LOW, 0), (Priority.NORMAL, 0), (Priority.HIGH, 30), (Priority.CRITICAL, 60)],
+)
+async def test_a_hint_moves_an_intent_inside_its_lane_by_the_queues_own_rule(world, priority, head_start_s):
+    """docs/queue.md states these seconds."""
+    world.store.fault = Fault.DOWN
+
+    await world.submit(world.search(priority=priority), key=None)
+
+    row = world.recorder.entries("decision")[0].effect.queue
+    assert (row.enqueued_at - row.rank_at).total_seconds() == head_start_s
