@@ -25,7 +25,6 @@ from services.http.protocol import ContractProtocol
 from services.http.tokens import TokenEndpoints
 from services.policies import NoPolicies
 from services.postgres.decisions import PostgresDecisions
-from services.postgres.operators import PostgresOperators
 from services.process import configure_logging, read_settings, refuse
 from services.publishing import Publisher
 from services.submissions import Submissions
@@ -115,6 +114,7 @@ def build_app(service: Service) -> ASGIApp:
         signer=service.signer,
         store=service.intents,
         limits=service.limits,
+        orders=service.orders,
         audit=service.boundaries.audit,
         clock=service.clock,
     )
@@ -126,7 +126,6 @@ def build_app(service: Service) -> ASGIApp:
             ).routes(),
             *PolicyEndpoints(
                 callers=callers,
-                operators=PostgresOperators(service.pool),
                 policies=service.policies,
                 bundles=service.bundles,
                 publisher=Publisher(bundles=service.bundles, recorder=service.lane, clock=service.clock),

@@ -14,20 +14,17 @@ token leaves after the commit, so that no permission is unaccounted for. What fa
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import hmac
 import logging
-from collections import OrderedDict
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from holdfast.audit.record import leaf_hash
-from holdfast.errors import TokenRejected
-from holdfast.reasons import Decision, ReasonCode, Status
-from holdfast.token import Claims, verify_signature
+from holdfast.reasons import Decision, Mode, ReasonCode, Status
 
 from services.boundary import BoundaryUnavailable, WrongAnswer
+from services.breaker import State
 from services.decision.policy import Classified, Request
 from services.decision.verdict import Allow, Deny, Hold, Unavailable
 from services.judgement import (
@@ -45,18 +42,25 @@ from services.judgement import (
     queue_row,
     reason_code_of,
     spread_retry_s,
+    stopped_by,
     token_claims,
     unclassified,
 )
+from services.minting import Mint
+from services.openings import Openings
 from services.outcome import Outcome, Place
-from services.ports import Entry, MoveIntent, QueueRow, RecordingFailed, SigningRefused
+from services.ports import Entry, MoveIntent, QueueRow, RecordingFailed
 
 if TYPE_CHECKING:
     from datetime import datetime
 
     from holdfast.audit.record import Receipt
+    from holdfast.token import Claims
 
     from services.boundary import Boundary
+    from services.decision.orders import Orders
+    from services.decision.policy import Policy
+    from services.decision.verdict import Verdict
     from services.ports import (
         Activity,
         Classifier,
@@ -69,14 +73,12 @@ if TYPE_CHECKING:
         PolicySource,
         Recorder,
         Settled,
+        StandingOrders,
         TokenSigner,
         Waiting,
     )
 
 _log = logging.getLogger(__name__)
-
-_UNRELEASED_INTENTS = 20_000
-_UNRELEASED_PER_INTENT = 3
 
 
 class AlreadyKnown(Exception):
@@ -109,6 +111,7 @@ class Authorizer:
         *,
         issuer: str,
         policies: PolicySource,
+        orders: StandingOrders,
         classifier: Classifier,
         evaluator: Evaluator,
         activity: Activity,
@@ -126,13 +129,12 @@ class Authorizer:
         self._activity = activity
         self._waiting = waiting
         self._recorder = recorder
-        self._signer = signer
+        self._mint = Mint(signer, boundaries.token)
+        self._openings = Openings(orders, clock)
+        self._orders = orders
         self._boundaries = boundaries
         self._clock = clock
         self._ids = ids
-        # By intent, newest first: tokens that may have been signed and were never released. The signer gives an intent
-        # another one only in the place of these. What a restart forgets, the signer forgets when it expires.
-        self._thrown_away: OrderedDict[str, tuple[str, ...]] = OrderedDict()
 
     # --- the three ways in ----------------------------------------------------------------------------------------
 
@@ -206,8 +208,11 @@ class Authorizer:
         """Classify, score and evaluate. Never raises for a boundary: what could not be decided is a verdict."""
         at = self._clock.now()  # read once: every rule of this decision sees the same time
         intent = ask.intent
-        policy = self._policies.current()
+        policy, orders = self._policies.current(), self._orders.current()
+        if (stopped := stopped_by(orders, ask.agent)) is not None:
+            return unclassified(intent, stopped, at=at, policy=policy)
         judgement: Judgement | None = None
+        request: Request | None = None
         try:
             # 1. Classify. The catalogue closes the open world of tool names.
             classified = await self._boundaries.intent.call(
@@ -222,9 +227,10 @@ class Authorizer:
                 policy=policy,
                 classified=classified,
             )
-            if classified.proof_of_possession:
-                # The catalogue asks for a key-bound token, and this service cannot bind one: no token at all.
-                return replace(judgement, verdict=NO_PROOF)
+            # The catalogue may ask for a key-bound token, and this service cannot bind one: then no token at all.
+            unbindable = NO_PROOF if classified.proof_of_possession else None
+            if (refused := _stopped(orders, ask, classified) or unbindable) is not None:
+                return replace(judgement, verdict=refused)
 
             # 2. Risk. From the server's own knowledge; what the caller says can only add.
             await self._activity.recall(ask.agent)
@@ -246,27 +252,33 @@ class Authorizer:
                 if classified.dispute is None
                 else policy.assess(intent, policy.undisputed(classified), agent=ask.agent, signals=signals, now=at),
             )
-            act_hash = judgement.act_hash
-
-            async def evaluate() -> Evaluated:
-                self._policies.check_lease()
-                return await self._evaluator.evaluate(policy, request, act_hash, charge=charge)
-
-            def is_about_this(evaluated: Evaluated) -> None:
-                if evaluated.act_hash != act_hash or evaluated.bundle != policy.digest:
-                    raise WrongAnswer("the verdict is about another action or bundle")
-                if not isinstance(evaluated.verdict, (Allow, Deny, Hold, Unavailable)):
-                    raise WrongAnswer("the verdict is not one")
-
-            evaluated = await self._boundaries.evaluation.call(evaluate, proves=is_about_this)
-            return replace(judgement, verdict=evaluated.verdict)
+            judgement = replace(judgement, verdict=await self._evaluate(policy, request, judgement, charge=charge))
         except BoundaryUnavailable as error:
             _log.info("%s not decided: %s", ask.intent_id, error.detail)
             detail = COULD_NOT[error.reason_code]
             verdict = Unavailable(reason_code=error.reason_code, cause=error.cause, detail=detail)
             if judgement is None:
                 return unclassified(intent, verdict, at=at, policy=policy)
-            return replace(judgement, verdict=verdict)
+            judgement = replace(judgement, verdict=verdict)
+        # What waits can wait for the evaluation; what is asked now may have a way opened in advance.
+        return judgement if request is None or drained else self._openings.judge(judgement, request)
+
+    async def _evaluate(self, policy: Policy, request: Request, judgement: Judgement, *, charge: bool) -> Verdict:
+        """Return what the active policy says, in time and about this very action. Raises: BoundaryUnavailable."""
+        act_hash = judgement.act_hash
+
+        async def evaluate() -> Evaluated:
+            self._policies.check_lease()
+            self._orders.check()
+            return await self._evaluator.evaluate(policy, request, act_hash, charge=charge)
+
+        def is_about_this(evaluated: Evaluated) -> None:
+            if evaluated.act_hash != act_hash or evaluated.bundle != policy.digest:
+                raise WrongAnswer("the verdict is about another action or bundle")
+            if not isinstance(evaluated.verdict, (Allow, Deny, Hold, Unavailable)):
+                raise WrongAnswer("the verdict is not one")
+
+        return (await self._boundaries.evaluation.call(evaluate, proves=is_about_this)).verdict
 
     @staticmethod
     def _require_key(ask: Ask, judgement: Judgement) -> None:
@@ -301,7 +313,7 @@ class Authorizer:
             return opening(ask, judgement, recorded, claims=stored, jti=claims.jti)
 
         # 4. Record. Chained now, durable when `settled` returns. What nobody would wait for is not even chained.
-        if not self._boundaries.audit.is_closed:
+        if not self._may_record(judgement):
             detail = "the audit boundary is open"
             return await self._not_released(ask, judgement, ReasonCode.AUDIT_UNAVAILABLE, detail, claiming)
         try:
@@ -311,13 +323,14 @@ class Authorizer:
                     at=judgement.at,
                     members=log_members(ask, judgement, outcome, jti=claims.jti, claimed=claiming is not None),
                     effect=effect,
+                    journal_may_release=judgement.may_rest_on_journal,
                 )
             )
         except RecordingFailed as error:
             return await self._not_released(ask, judgement, ReasonCode.AUDIT_UNAVAILABLE, str(error), claiming)
         claims = replace(claims, rcp=str(pending.receipt))
         # 5. Sign, beside the commit.
-        settled, token = await asyncio.gather(self._settle(pending), self._sign(claims))
+        settled, token = await asyncio.gather(self._settle(pending, judgement), self._sign(claims))
 
         # 6. Release only on both.
         if isinstance(settled, BoundaryUnavailable):
@@ -330,49 +343,42 @@ class Authorizer:
             return await self._not_released(
                 ask, judgement, token.reason_code, token.detail, claiming, over_jti=claims.jti
             )
-        self._thrown_away.pop(ask.intent_id, None)
+        self._mint.released(ask.intent_id)
         self._activity.note(ask.agent, ask.intent, judgement.at, judgement.verdict)
         return replace(outcome, receipt=settled.receipt, token=token)
 
+    def stopped(self, claims: Claims) -> Deny | None:
+        """Return why operators stopped what these claims permit. Raises: StoreUnreachable when that is not known."""
+        self._orders.check()
+        return stopped_by(self._orders.current(), claims.sub, category=claims.category, executor=claims.aud)
+
     async def sign_again(self, claims: Claims) -> str:
         """Return the token of stored claims once more. Raises: BoundaryUnavailable."""
-        token = await self._sign(claims)
-        if isinstance(token, BoundaryUnavailable):
-            raise token
-        self._thrown_away.pop(claims.txn, None)
+        token = await self._mint.sign(claims)
+        self._mint.released(claims.txn)
         return token
 
-    async def _settle(self, pending: Pending) -> Settled | BoundaryUnavailable:
+    def _may_record(self, judgement: Judgement) -> bool:
+        boundary = self._boundaries.audit
+        if judgement.may_rest_on_journal:
+            return boundary.state.state is not State.FORCED_OPEN  # the journal is the log while PostgreSQL is away
+        return boundary.is_closed
+
+    async def _settle(self, pending: Pending, judgement: Judgement) -> Settled | BoundaryUnavailable:
+        rests_on_journal = judgement.may_rest_on_journal
+        proves = _stands if rests_on_journal else _durable
         try:
-            return await self._boundaries.audit.call(pending.settled, proves=lambda settled: _durable(pending, settled))
+            return await self._boundaries.audit.call(
+                pending.settled, proves=lambda settled: proves(pending, settled), though_open=rests_on_journal
+            )
         except BoundaryUnavailable as error:
             return error
 
     async def _sign(self, claims: Claims) -> str | BoundaryUnavailable:
-        def is_exactly_this(token: str) -> None:
-            try:
-                if verify_signature(token, self._signer.verify_keys()) != claims:
-                    raise WrongAnswer("the signer signed other claims")
-            except TokenRejected as error:
-                raise WrongAnswer("the signer's token does not verify") from error
-
-        async def sign() -> str:
-            for unreleased in self._thrown_away.get(claims.txn, ()):
-                # Whether the signer ever saw this one is not known; if it remembers another, it says no.
-                with contextlib.suppress(SigningRefused):
-                    return await self._signer.sign(claims, replaces=unreleased)
-            return await self._signer.sign(claims)
-
         try:
-            return await self._boundaries.token.call(sign, proves=is_exactly_this)
+            return await self._mint.sign(claims)
         except BoundaryUnavailable as error:
             return error
-
-    def _throw_away(self, intent_id: str, jti: str) -> None:
-        earlier = self._thrown_away.pop(intent_id, ())
-        self._thrown_away[intent_id] = (jti, *earlier[:_UNRELEASED_PER_INTENT])
-        while len(self._thrown_away) > _UNRELEASED_INTENTS:
-            self._thrown_away.popitem(last=False)
 
     async def _not_released(
         self,
@@ -387,9 +393,9 @@ class Authorizer:
         """Answer for an allow that was not released: the token, if any, is thrown away, and the log says so."""
         _log.warning("%s allowed but not released: %s", ask.intent_id, operators_detail)
         if over_jti is not None:
-            self._throw_away(ask.intent_id, over_jti)
+            self._mint.throw_away(ask.intent_id, over_jti)
         verdict = Unavailable(reason_code=reason_code, cause=None, detail=COULD_NOT[reason_code])
-        judgement = replace(judgement, verdict=verdict, at=self._clock.now())
+        judgement = replace(judgement, verdict=verdict, at=self._clock.now(), mode=Mode.NORMAL, break_glass=None)
         if claiming is None:
             return await self._answer_no(ask, judgement, over_jti=over_jti)
         # A claim that failed leaves the intent as it stands: claimable, or granted with claims that can be signed
@@ -557,6 +563,10 @@ class Authorizer:
 
 
 # --- evidence ---------------------------------------------------------------------------------------------------------
+
+
+def _stopped(orders: Orders, ask: Ask, classified: Classified) -> Deny | None:
+    return stopped_by(orders, ask.agent, category=classified.category, executor=classified.executor)
 
 
 def _is_a_classification(answer: Classified | Deny) -> None:

@@ -141,6 +141,16 @@ class Boundary:
             self._breaker.fail(permit, now)
             self._publish()
 
+    def force_open(self, why: str) -> None:
+        """Refuse every live call until `reset`, whatever the dependency says."""
+        self._breaker.force_open(self._clock.monotonic(), why)
+        self._publish()
+
+    def reset(self, why: str) -> None:
+        """Begin to probe an open boundary. It closes by correct canaries alone."""
+        self._breaker.reset(self._clock.monotonic(), why)
+        self._publish()
+
     async def _under(
         self, permit: Permit | None, attempt: Callable[[], Awaitable[T]], proves: Callable[[T], None]
     ) -> T:

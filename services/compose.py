@@ -17,6 +17,7 @@ from intent_queue.store import QueueStore
 from intent_queue.wake import Waker
 from services.authorizer import Authorizer, Boundaries
 from services.boundary import Boundary, WrongAnswer
+from services.breaker import State
 from services.canary import AuditCanary, EvaluationCanary
 from services.evaluation import CatalogueClassifier, PolicyEvaluator
 from services.limits import ValkeyLimits
@@ -27,6 +28,7 @@ from services.postgres.bundles import PostgresBundles
 from services.postgres.credentials import CredentialDirectory
 from services.postgres.heartbeat import Heartbeat
 from services.postgres.intents import PostgresIntents
+from services.postgres.orders import OrderBook
 from services.postgres.pool import ReadPool
 from services.postgres.shadows import PostgresShadows
 from services.postgres.sink import PostgresSink
@@ -45,6 +47,7 @@ if TYPE_CHECKING:
 
     from services.boundary import BoundaryState
     from services.breaker import Transition
+    from services.decision.orders import Orders
     from services.decision.policy import Policy
     from services.settings import Settings
 
@@ -62,6 +65,7 @@ class Service:
 
     settings: Settings
     policies: ActivePolicies
+    orders: OrderBook
     bundles: PostgresBundles
     shadow: ShadowEvaluator
     shadows: PostgresShadows
@@ -149,6 +153,16 @@ class Upkeep:
             self._boundaries.audit.dependency_is_gone("PostgreSQL takes no commits")
         else:
             self._boundaries.audit.dependency_is_back()
+
+    def on_orders(self, orders: Orders) -> None:
+        """Hold open what operators ordered to be held open, on any replica, and probe again what they let go."""
+        built = self._built()
+        for boundary in (built.intent, built.evaluation, built.token, built.audit):
+            order = orders.forced(boundary.name)
+            if order is not None:
+                boundary.force_open(f"held open by {order.issued_by}: {order.reason}")
+            elif boundary.state.state is State.FORCED_OPEN:
+                boundary.reset("no order holds it open any more")
 
     async def watch_signer(self) -> None:
         """Ask the signer for a sign of health until cancelled."""
@@ -298,10 +312,18 @@ async def _open_parts(
     boundaries = _boundaries(policy, clock, lane, metrics)
     remote = _remote_classifier(settings)
     upkeep.watch(boundaries, heartbeat, policies=policies, classifier=remote)
+    orders = OrderBook(
+        pool,
+        settings.data_dir / f"orders-{settings.instance}.json",
+        clock=clock,
+        in_journal=upkeep.in_journal,
+        on_change=upkeep.on_orders,
+    )
     shadow = ShadowEvaluator(PolicyEvaluator(store=heartbeat, limits=limits), policies.candidate)
     authorizer = Authorizer(
         issuer=settings.issuer,
         policies=policies,
+        orders=orders,
         classifier=remote or CatalogueClassifier(),
         evaluator=shadow,
         activity=activity,
@@ -318,11 +340,13 @@ async def _open_parts(
     try:
         await signer_client.start()
         await credentials.start()
+        await orders.start()
         await census.start()
         policies.record_to(lane)
         yield Service(
             settings=settings,
             policies=policies,
+            orders=orders,
             bundles=bundles,
             shadow=shadow,
             shadows=PostgresShadows(pool),
@@ -359,6 +383,7 @@ def background(service: Service) -> Sequence[Coroutine[None, None, None]]:
     return (
         service.heartbeat.run(),
         service.policies.run(),
+        service.orders.run(),
         service.shadow.run(service.shadows, instance=service.settings.instance),
         service.credentials.run(),
         service.census.run(),

@@ -10,6 +10,7 @@ from holdfast.reasons import ReasonCode
 from holdfast.token import check_claims, verify_signature
 
 from services.boundary import BoundaryUnavailable, WrongAnswer
+from services.judgement import stopped_by
 from services.ports import ConsumeToken, Entry, LimitsUnreachable, ReportOutcome, StoreUnreachable, TokenState
 from services.submissions import Problem
 
@@ -21,7 +22,17 @@ if TYPE_CHECKING:
     from holdfast.token import Claims
 
     from services.boundary import Boundary
-    from services.ports import Clock, Consumed, Limits, Pending, Recorder, Settled, TokenSigner, TokenStore
+    from services.ports import (
+        Clock,
+        Consumed,
+        Limits,
+        Pending,
+        Recorder,
+        Settled,
+        StandingOrders,
+        TokenSigner,
+        TokenStore,
+    )
 
 MAX_LIFETIME_S = 3600
 _INVALID = "the token is not valid"
@@ -44,9 +55,11 @@ class Consumption:
         signer: TokenSigner,
         store: TokenStore,
         limits: Limits,
+        orders: StandingOrders,
         audit: Boundary,
         clock: Clock,
     ) -> None:
+        self._orders = orders
         self._issuer = issuer
         self._recorder = recorder
         self._signer = signer
@@ -60,21 +73,24 @@ class Consumption:
     ) -> dict[str, JSON]:
         """Consume `token` for exactly this action; one of any number of racing calls returns.
 
-        Raises: Problem 401 TOKEN_INVALID, 403 TOKEN_MISMATCH or TOKEN_REVOKED, 409 TOKEN_CONSUMED, 503.
+        Raises: Problem 401 TOKEN_INVALID, 403 TOKEN_MISMATCH, TOKEN_REVOKED, EMERGENCY_HALT or AGENT_SUSPENDED, 409
+        TOKEN_CONSUMED, 503.
         """
         # 1. Whose token is it, for whom, and is it in time?
         claims = self._verify(token, executor)
         # 2. Is it for what will run?
         self._same_action(claims, Action(action=action, resource=resource, parameters=parameters, executor=executor))
-        # 3. What is known of it? A cheap look, so that a common repeat writes nothing.
+        # 3. Has somebody stopped it since? A halt is in force on tokens that are out, too.
+        self._not_stopped(claims)
+        # 4. What is known of it? A cheap look, so that a common repeat writes nothing.
         state = await self._state(claims)
         if state is not TokenState.FRESH:
             raise _refusal(state)
-        # 4. Consume it: the database lets one caller through, and the log says so before anybody acts.
+        # 5. Consume it: the database lets one caller through, and the log says so before anybody acts.
         if not await self._commit(_entry(claims, executor, self._clock)):
             state = await self._state(claims)
             raise _refusal(TokenState.CONSUMED if state is TokenState.FRESH else state)
-        # 5. The clock again: committing took time.
+        # 6. The clock again: committing took time.
         if self._clock.now().timestamp() >= claims.exp:
             raise Problem(401, ReasonCode.TOKEN_INVALID, _INVALID)
         return {
@@ -156,6 +172,15 @@ class Consumption:
             raise Problem(400, ReasonCode.REQUEST_MALFORMED, str(error)) from error
         if digest != claims.act_hash or action.action != claims.action:
             raise Problem(403, ReasonCode.TOKEN_MISMATCH, "the token is for another action or other arguments")
+
+    def _not_stopped(self, claims: Claims) -> None:
+        try:
+            self._orders.check()
+        except StoreUnreachable as error:
+            raise _away("the operators' orders are not known now") from error
+        stopped = stopped_by(self._orders.current(), claims.sub, category=claims.category, executor=claims.aud)
+        if stopped is not None:
+            raise Problem(403, stopped.reason_code, stopped.detail)
 
     async def _state(self, claims: Claims) -> TokenState:
         try:

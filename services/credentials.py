@@ -21,6 +21,19 @@ class Kind(StrEnum):
     OPERATOR = "operator"
 
 
+class Role(StrEnum):
+    """What an operator may do. A viewer looks; an operator also stops, an approver also permits, an admin all."""
+
+    VIEWER = "viewer"
+    OPERATOR = "operator"
+    APPROVER = "approver"
+    ADMIN = "admin"
+
+
+#: Who may stop something, and who may permit or start again.
+MAY_STOP: Final = frozenset({Role.OPERATOR, Role.APPROVER, Role.ADMIN})
+MAY_PERMIT: Final = frozenset({Role.APPROVER, Role.ADMIN})
+
 PREFIXES: Final[Mapping[Kind, str]] = {Kind.AGENT: "hfa_", Kind.EXECUTOR: "hfx_", Kind.OPERATOR: "hfo_"}
 _SECRET: Final = re.compile(r"hf[axo]_[A-Za-z0-9_-]{43}")
 
@@ -31,6 +44,7 @@ class Principal:
 
     kind: Kind
     subject: str
+    role: Role | None = None  # of an operator
 
 
 class Credentials(Protocol):

@@ -7,10 +7,11 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from holdfast.intent import Action
-from holdfast.reasons import NOT_DECIDED, Cause, Decision, ReasonCode
+from holdfast.reasons import NOT_DECIDED, Cause, Decision, Mode, ReasonCode
 from holdfast.token import Claims
 
 from intent_queue import order
+from services.decision.orders import EVERYTHING
 from services.decision.verdict import Allow, Deny, Hold, Unavailable
 from services.outcome import Outcome
 from services.ports import OpenIntent, QueueRow
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from holdfast.reasons import Status
     from holdfast.strict_json import JSON
 
+    from services.decision.orders import Orders
     from services.decision.policy import Classified, Policy
     from services.decision.risk import Risk
     from services.decision.verdict import Verdict
@@ -57,7 +59,10 @@ class WaitingIntent:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Judgement:
-    """What steps 1 to 3 found, before anything is recorded."""
+    """What steps 1 to 3 found, before anything is recorded.
+
+    `mode` says by which way an allow was reached; `break_glass` names the activation of that mode.
+    """
 
     verdict: Verdict
     act_hash: str
@@ -65,6 +70,13 @@ class Judgement:
     policy: Policy
     classified: Classified | None = None
     risk: Risk | None = None
+    mode: Mode = Mode.NORMAL
+    break_glass: str | None = None
+
+    @property
+    def may_rest_on_journal(self) -> bool:
+        """Whether a token may leave on the journal's fsync: break-glass alone works while PostgreSQL is away."""
+        return self.mode is Mode.BREAK_GLASS and self.break_glass is not None
 
 
 _DECISIONS: Mapping[type, Decision] = {
@@ -102,6 +114,26 @@ def reason_code_of(judgement: Judgement) -> ReasonCode:
     if isinstance(verdict, Hold):
         return ReasonCode.APPROVAL_REQUIRED
     return verdict.reason_code
+
+
+def stopped_by(orders: Orders, agent: str, *, category: str | None = None, executor: str | None = None) -> Deny | None:
+    """Return the denial of what operators stopped. It beats everything, and is looked at before and after step 1."""
+    halt = orders.halt(agent=agent, category=category, executor=executor)
+    if halt is not None:
+        what = "everything" if halt.scope == EVERYTHING else halt.scope
+        return Deny(
+            reason_code=ReasonCode.EMERGENCY_HALT,
+            detail=f"operators halted {what}",
+            determining=(f"halt:{halt.order_id}",),
+        )
+    suspension = orders.suspension(agent)
+    if suspension is None:
+        return None
+    return Deny(
+        reason_code=ReasonCode.AGENT_SUSPENDED,
+        detail="operators suspended the agent",
+        determining=(f"suspension:{suspension.order_id}",),
+    )
 
 
 def may_ask_later(judgement: Judgement, expires_at: datetime | None) -> bool:
@@ -184,6 +216,10 @@ def log_members(
         }
     if jti is not None:
         members["jti"] = jti
+    if outcome.mode is not Mode.NORMAL:
+        members["elevated"] = True
+    if judgement.break_glass is not None:
+        members["break_glass"] = judgement.break_glass
     if drained:
         members["drained"] = True
     if claimed:
@@ -226,7 +262,8 @@ def token_claims(ask: Ask, judgement: Judgement, *, issuer: str, jti: str) -> Cl
         act_hash=judgement.act_hash,
         category=classified.category,
         risk=risk.score,
-        mode="normal",
+        mode=judgement.mode.value,
+        brk=judgement.break_glass,
         pol=policy.digest,
         rcp="",
         obo=ask.intent.context.on_behalf_of,
@@ -255,6 +292,7 @@ def outcome_of(
         decision=_DECISIONS[type(verdict)],
         reason_code=code,
         cause=verdict.cause if isinstance(verdict, Unavailable) else None,
+        mode=judgement.mode,
         detail="permitted" if isinstance(verdict, Allow) else _plain(verdict.detail),
         classified=judgement.classified,
         risk=judgement.risk,

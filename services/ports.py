@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from holdfast.token import Claims, VerifyKey
 
     from services.decision.manifest import RateLimit
+    from services.decision.orders import Order, Orders
     from services.decision.policy import Classified, Policy, Request
     from services.decision.risk import Signals
     from services.decision.verdict import Deny, Verdict
@@ -187,6 +188,47 @@ class SetShadow:
     started_by: str
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PutOrder:
+    """Effect: store an operator's order. In force at once when `people` is 1; refused if stored.
+
+    Of halts, suspensions and forced boundaries one stands for each scope: a second one is refused.
+    """
+
+    order_id: str
+    kind: str
+    scope: str
+    document: Mapping[str, JSON]
+    reason: str
+    issued_at: datetime
+    issued_by: str
+    people: int
+    expires_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConfirmOrder:
+    """Effect: one more person behind an order; the last one that it needs puts it in force, until `expires_at`.
+
+    Refused for its issuer, for who confirmed it before, and for an order in force, ended, expired or unknown.
+    """
+
+    order_id: str
+    confirmed_by: str
+    confirmed_at: datetime
+    expires_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EndOrder:
+    """Effect: end a standing order. Refused if it ended before."""
+
+    order_id: str
+    ended_at: datetime
+    ended_by: str
+    note: str
+
+
 Effect: TypeAlias = (
     OpenIntent
     | MoveIntent
@@ -197,6 +239,9 @@ Effect: TypeAlias = (
     | PutBundle
     | ActivateBundle
     | SetShadow
+    | PutOrder
+    | ConfirmOrder
+    | EndOrder
 )
 
 
@@ -334,6 +379,30 @@ class PolicySource(Protocol):
 
 class BundleStale(Exception):
     """The source of the bundle has not been heard for longer than its lease."""
+
+
+class StandingOrders(Protocol):
+    """What operators ordered, on any replica, as last heard; and what they ordered here since."""
+
+    def current(self) -> Orders:
+        """Return what stands, as last heard. Nothing may be allowed on it alone before `check` or `are_known`."""
+        ...
+
+    def check(self) -> None:
+        """Return while the picture is fresh enough to allow by. Raises: StoreUnreachable."""
+        ...
+
+    def are_known(self) -> bool:
+        """Return whether there is a picture at all, if only from before an outage."""
+        ...
+
+
+class OrderLedger(StandingOrders, Protocol):
+    """The orders, as whoever gives them sees them."""
+
+    async def note(self, order: Order) -> None:
+        """Let an order given here count here at once, in its newest state, and survive a restart in an outage."""
+        ...
 
 
 class Classifier(Protocol):

@@ -192,6 +192,12 @@ class Submissions:
         if claims is None or stored.consumed or stored.revoked or now.timestamp() >= claims.exp:
             raise Problem(409, ReasonCode.INTENT_FINISHED, "the intent was granted and is over")
         try:
+            stopped = self._authorizer.stopped(claims)
+        except StoreUnreachable:
+            raise _away("the operators' orders are not known now") from None
+        if stopped is not None:
+            raise Problem(403, stopped.reason_code, stopped.detail)
+        try:
             token = await self._authorizer.sign_again(claims)
         except BoundaryUnavailable as error:
             raise Problem(503, error.reason_code, "the token could not be signed", retry_after_s=2) from error

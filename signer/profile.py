@@ -137,8 +137,7 @@ class Profile:
             raise ProfileViolation("the issuer is not this signer's")
         if claims.aud not in self.audiences:
             raise ProfileViolation("the audience is not known to the profile")
-        if claims.mode not in self.modes:
-            raise ProfileViolation("the mode is not open in the profile")
+        self._check_mode(claims)
         # 3. Now. A token minted for the future would outlive the takeover of a service.
         if not claims.iat <= now + CLOCK_TOLERANCE_S:
             raise ProfileViolation("`iat` is in the future")
@@ -151,6 +150,14 @@ class Profile:
             raise ProfileViolation("`iat`, `nbf` and `exp` are not in order")
         if claims.exp - claims.iat > self.lifetime_s(claims):
             raise ProfileViolation("the lifetime is longer than the audience's")
+
+    def _check_mode(self, claims: Claims) -> None:
+        if claims.mode not in self.modes:
+            raise ProfileViolation("the mode is not open in the profile")
+        if (claims.mode == Mode.BREAK_GLASS) is not (claims.brk is not None):
+            raise ProfileViolation("the claim `brk` stands in break-glass tokens, and in no others")
+        if claims.mode == Mode.OPERATOR and claims.apr is None:
+            raise ProfileViolation("a token that an operator permitted names the approval in `apr`")
 
     def lifetime_s(self, claims: Claims) -> int:
         """Return the longest life of such a token, for a known audience."""

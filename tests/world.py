@@ -21,6 +21,7 @@ from services.activity import RecentActivity
 from services.authorizer import Authorizer, Boundaries
 from services.boundary import Boundary
 from services.decision.bundle import read_bundle
+from services.decision.orders import Orders
 from services.decision.policy import Policy
 from services.decision.verdict import Allow
 from services.evaluation import CatalogueClassifier, PolicyEvaluator
@@ -275,6 +276,25 @@ class BreakablePolicies:
             raise BundleStale("the bundle's lease has run out")
 
 
+class FakeOrders:
+    """Orders that a test writes down."""
+
+    def __init__(self) -> None:
+        self.fault = Fault.NONE
+        self.known = True
+        self.standing = Orders()
+
+    def current(self) -> Orders:
+        return self.standing
+
+    def check(self) -> None:
+        if self.fault is not Fault.NONE:
+            raise StoreUnreachable("the operators' orders have not been heard lately")
+
+    def are_known(self) -> bool:
+        return self.known
+
+
 class BreakableClassifier(CatalogueClassifier):
     def __init__(self) -> None:
         self.fault = Fault.NONE
@@ -334,6 +354,7 @@ class World:
         self.store = FakeStore()
         self.limits = FakeLimits()
         self.policies = BreakablePolicies(Policy.compile(read_bundle(bundle or BUNDLE)))
+        self.orders = FakeOrders()
         self.classifier = BreakableClassifier()
         self.evaluator = BreakableEvaluator(store=self.store, limits=self.limits)
         self.waiting = NoRoomLeft()
@@ -359,6 +380,7 @@ class World:
         self.authorizer = Authorizer(
             issuer=ISSUER,
             policies=self.policies,
+            orders=self.orders,
             classifier=self.classifier,
             evaluator=self.evaluator,
             activity=RecentActivity() if activity is None else activity,

@@ -64,6 +64,6 @@ def run_setup(arguments: argparse.Namespace) -> int:
     """Write the files and name them. Raises: CommandFailed."""
     policy = read_policies(Path(arguments.policies))
     files = SignerFiles(arguments.directory)
-    files.write(policy.executors, issuer=arguments.issuer)
+    files.write(policy, issuer=arguments.issuer)
     print(files.profile, files.passphrase, sep="\n")
     return 0

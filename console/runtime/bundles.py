@@ -170,9 +170,9 @@ def follow_with_signer(arguments: argparse.Namespace, policy: Policy) -> str:
     if arguments.database_url or not files.profile.exists():
         return "the signer is elsewhere: write its profile with `holdfast signer-setup`, and send it SIGHUP"
     issuer = _issuer(files.profile)
-    changed = _read(files.profile) != signer_profile(policy.executors, issuer=issuer)
+    changed = _read(files.profile) != signer_profile(policy, issuer=issuer)
     if changed:
-        files.write(policy.executors, issuer=issuer)
+        files.write(policy, issuer=issuer)
     said = "the signer's profile is written" if changed else "the signer's profile stays as it is"
     signer_pid = Runtime.read(data.runtime).children.get("signer") if data.runtime.exists() else None
     if signer_pid is None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from holdfast.reasons import Mode
 
 from console.runtime.directory import secret_file, write_private
 from console.runtime.failure import CommandFailed
@@ -14,7 +15,7 @@ from console.runtime.failure import CommandFailed
 if TYPE_CHECKING:
     from holdfast.strict_json import JSON
 
-    from services.decision.catalog import Executor
+    from services.decision.policy import Policy
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,25 +39,25 @@ class SignerFiles:
         """What may be signed."""
         return self.directory / "profile.json"
 
-    def write(self, executors: Mapping[str, Executor], *, issuer: str) -> None:
+    def write(self, policy: Policy, *, issuer: str) -> None:
         """Write the profile, and the passphrase if there is none. Raises: CommandFailed."""
         try:
-            write_private(self.profile, json.dumps(signer_profile(executors, issuer=issuer), indent=1) + "\n")
+            write_private(self.profile, json.dumps(signer_profile(policy, issuer=issuer), indent=1) + "\n")
             secret_file(self.passphrase)
         except OSError as error:
             raise CommandFailed(f"cannot write the signer's files in `{self.directory}`: {error.strerror}") from error
 
 
-def signer_profile(executors: Mapping[str, Executor], *, issuer: str) -> dict[str, JSON]:
-    """Return the profile: ordinary tokens alone, for each executor its own longest life in seconds.
+def signer_profile(policy: Policy, *, issuer: str) -> dict[str, JSON]:
+    """Return the profile: for each executor its own longest life in seconds, and the modes that may ever be needed.
 
-    Raises: CommandFailed without an executor: a signer that may sign for nobody is a mistake.
+    Break-glass is open only where the bundle has a policy for it.
     """
-    if not executors:
-        raise CommandFailed("the policies name no executor, so no token could ever be signed")
+    executors = policy.executors
     audiences: dict[str, JSON] = {name: executor.max_token_seconds for name, executor in executors.items()}
     return {
         "issuer": issuer,
         "audiences": audiences,
         "max_lifetime_s": max(executor.max_token_seconds for executor in executors.values()),
+        "modes": [mode.value for mode in Mode if mode is not Mode.BREAK_GLASS or policy.settings.break_glass],
     }

@@ -174,7 +174,7 @@ class Supervisor:
                 await children.start(valkey.command(), valkey.ready)
             await _migrate(place)
             # 5. Who signs, and within which bounds.
-            SignerFiles(data.signer).write(policy.executors, issuer=place.base_url)
+            SignerFiles(data.signer).write(policy, issuer=place.base_url)
             await children.start(place.signer(), _accepts(place.signer_socket))
             # 6. Who may call.
             await run_once(place.service("provision"), data.logs / "provision.log")

@@ -183,6 +183,11 @@ class Policy:
         """Return whether the catalogue has this category."""
         return name in self._categories
 
+    def impact_of(self, category: str) -> Impact | None:
+        """Return the impact of a category; None if the catalogue has none of that name."""
+        found = self._categories.get(category)
+        return None if found is None else found.impact
+
     def disputed(self, classified: Classified, dispute: Dispute) -> Classified:
         """Return the classification under a dispute: the graver impact. Raises: KeyError for an unknown category."""
         graver = max(classified.impact, self._categories[dispute.category].impact, key=_IMPACTS.index)

@@ -11,9 +11,11 @@ from services.ports import StoreUnreachable
 from services.submissions import Problem
 
 if TYPE_CHECKING:
+    from collections.abc import Set as AbstractSet
+
     from starlette.requests import Request
 
-    from services.credentials import Credentials
+    from services.credentials import Credentials, Principal, Role
 
 
 class Callers:
@@ -27,6 +29,16 @@ class Callers:
 
         Raises: Problem 401, and 503 while nobody can tell.
         """
+        return (await self._principal(request, kind)).subject
+
+    async def require_operator(self, request: Request, roles: AbstractSet[Role]) -> str:
+        """Return the name of an operator with one of `roles`. Raises: Problem 401, 403, 503."""
+        principal = await self._principal(request, Kind.OPERATOR)
+        if principal.role is None or principal.role not in roles:
+            raise Problem(403, ReasonCode.FORBIDDEN, f"this needs one of the roles {', '.join(sorted(roles))}")
+        return principal.subject
+
+    async def _principal(self, request: Request, kind: Kind) -> Principal:
         headers = request.headers.getlist("authorization")
         scheme, _, secret = headers[0].partition(" ") if len(headers) == 1 else ("", "", "")
         nobody = Problem(401, ReasonCode.UNAUTHENTICATED, f"this needs the bearer secret of an {kind}")
@@ -39,4 +51,4 @@ class Callers:
             raise Problem(503, ReasonCode.SERVICE_UNAVAILABLE, detail, retry_after_s=2) from error
         if principal is None or principal.kind is not kind:
             raise nobody
-        return principal.subject
+        return principal

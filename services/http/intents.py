@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from holdfast.errors import InvalidIntent
 from holdfast.intent import Intent
-from holdfast.reasons import ReasonCode
+from holdfast.reasons import Mode, ReasonCode
 from starlette.routing import Route
 
 from services.authorizer import IdempotencyKeyRequired
@@ -80,6 +80,8 @@ class IntentEndpoints:
     def _count(self, answer: Answer, seconds: float | None) -> None:
         envelope = answer.envelope
         self._metrics.decisions.labels(envelope["decision"], envelope["reason_code"], envelope["mode"]).inc()
+        if envelope["mode"] == Mode.FAIL_OPEN and envelope["token"] is not None:
+            self._metrics.fail_open.inc()
         if seconds is not None:
             self._metrics.decision_seconds.observe(seconds)
 

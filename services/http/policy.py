@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 from holdfast.reasons import ReasonCode
 from starlette.routing import Route
 
-from services.credentials import Kind
+from services.credentials import MAY_PERMIT, Kind
 from services.decision.bundle import MAX_FILES, read_bundle
 from services.decision.explain import NotExplained
 from services.decision.finding import BundleInvalid
@@ -39,7 +39,6 @@ if TYPE_CHECKING:
     from services.http.callers import Callers
     from services.policies import ActivePolicies
     from services.postgres.bundles import PostgresBundles
-    from services.postgres.operators import PostgresOperators
     from services.postgres.shadows import PostgresShadows
     from services.publishing import Activated, Publisher
 
@@ -47,7 +46,6 @@ if TYPE_CHECKING:
 MAX_UPLOAD_BYTES: Final = 32 * MAX_BODY_BYTES
 _DIGEST: Final = re.compile(r"sha256:[0-9a-f]{64}")
 _MAX_REASON: Final = 500
-_MAY_CHANGE: Final = frozenset({"approver", "admin"})
 
 
 class PolicyEndpoints:
@@ -57,7 +55,6 @@ class PolicyEndpoints:
         self,
         *,
         callers: Callers,
-        operators: PostgresOperators,
         policies: ActivePolicies,
         bundles: PostgresBundles,
         publisher: Publisher,
@@ -65,7 +62,6 @@ class PolicyEndpoints:
         explainer: Explainer,
     ) -> None:
         self._callers = callers
-        self._operators = operators
         self._policies = policies
         self._bundles = bundles
         self._publisher = publisher
@@ -170,10 +166,7 @@ class PolicyEndpoints:
 
     async def _may_change(self, request: Request) -> str:
         """Return the operator's name. Raises: Problem 401, 403."""
-        name = await self._callers.require(request, Kind.OPERATOR)
-        if await self._operators.role(name) not in _MAY_CHANGE:
-            raise Problem(403, ReasonCode.FORBIDDEN, "this needs the role approver or admin")
-        return f"operator:{name}"
+        return f"operator:{await self._callers.require_operator(request, MAY_PERMIT)}"
 
 
 def _endpoint(handler: Callable[[Request], Awaitable[Response]]) -> Endpoint:

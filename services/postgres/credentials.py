@@ -11,26 +11,35 @@ from typing import TYPE_CHECKING, Final
 
 import orjson
 
-from services.credentials import Kind, Principal
+from services.credentials import Kind, Principal, Role
 from services.ports import StoreUnreachable
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    import asyncpg
+
     from services.postgres.pool import ReadPool
 
 _log = logging.getLogger(__name__)
 
-_ALL: Final = "SELECT encode(key_hash, 'hex') AS key_hash, kind, subject FROM credentials WHERE revoked_at IS NULL"
-_ONE: Final = "SELECT kind, subject FROM credentials WHERE key_hash = decode($1, 'hex') AND revoked_at IS NULL"
-_STAMP: Final = "SELECT count(*), count(revoked_at), max(created_at), max(revoked_at) FROM credentials"
+_ALL: Final = """
+SELECT encode(c.key_hash, 'hex') AS key_hash, c.kind, c.subject, o.role
+  FROM credentials AS c LEFT JOIN operators AS o ON c.kind = 'operator' AND o.username = c.subject
+ WHERE c.revoked_at IS NULL
+"""
+_ONE: Final = _ALL + "AND c.key_hash = decode($1, 'hex')"
+_STAMP: Final = """
+SELECT count(*), count(revoked_at), max(created_at), max(revoked_at), (SELECT count(*) FROM operators) FROM credentials
+"""
 
 
 class CredentialDirectory:
     """Looks up hashes. A revocation is in force within `interval_s` here, at once where the store answers a miss.
 
-    The snapshot holds hashes only, and while the store is away nobody is allowed anything: the worst that a stale entry
-    can obtain is a recorded denial.
+    The snapshot holds hashes only. While the store is away a stale entry of an agent can obtain a recorded denial, or
+    what break-glass opened for that agent; one of an operator can stop things, or be one of the people behind
+    break-glass. Nothing newer can be known then.
     """
 
     def __init__(self, pool: ReadPool, snapshot: Path, *, interval_s: float = 1.0) -> None:
@@ -55,7 +64,7 @@ class CredentialDirectory:
             return known
         async with self._pool.connection() as connection:
             row = await connection.fetchrow(_ONE, key_hash)
-        return None if row is None else Principal(kind=Kind(row["kind"]), subject=row["subject"])
+        return None if row is None else _principal(row)
 
     async def refresh(self) -> None:
         """Read all again if any changed. Raises: StoreUnreachable."""
@@ -64,7 +73,7 @@ class CredentialDirectory:
             if stamp == self._stamp:
                 return
             rows = await connection.fetch(_ALL)
-        self._known = {row["key_hash"]: Principal(kind=Kind(row["kind"]), subject=row["subject"]) for row in rows}
+        self._known = {row["key_hash"]: _principal(row) for row in rows}
         self._stamp = stamp
         await asyncio.to_thread(self._write_snapshot)
 
@@ -78,13 +87,16 @@ class CredentialDirectory:
     def _read_snapshot(self) -> dict[str, Principal]:
         try:
             entries = orjson.loads(self._snapshot.read_bytes())
-            return {digest: Principal(kind=Kind(kind), subject=subject) for digest, kind, subject in entries}
+            return {
+                digest: Principal(kind=Kind(kind), subject=subject, role=None if role is None else Role(role))
+                for digest, kind, subject, role in entries
+            }
         except (OSError, ValueError, TypeError) as error:
             _log.warning("there is no usable snapshot of the credentials: %s", error)
             return {}
 
     def _write_snapshot(self) -> None:
-        entries = [[digest, principal.kind, principal.subject] for digest, principal in self._known.items()]
+        entries = [[digest, known.kind, known.subject, known.role] for digest, known in self._known.items()]
         try:
             descriptor, temporary = tempfile.mkstemp(dir=self._snapshot.parent, prefix=".credentials-")
             with os.fdopen(descriptor, "wb") as file:
@@ -92,3 +104,8 @@ class CredentialDirectory:
             os.replace(temporary, self._snapshot)  # noqa: PTH105 - one call, atomic
         except OSError as error:
             _log.warning("the snapshot of the credentials could not be written: %s", error)
+
+
+def _principal(row: asyncpg.Record) -> Principal:
+    role = row["role"]
+    return Principal(kind=Kind(row["kind"]), subject=row["subject"], role=None if role is None else Role(role))

@@ -16,12 +16,15 @@ import orjson
 
 from services.ports import (
     ActivateBundle,
+    ConfirmOrder,
     ConsumeToken,
+    EndOrder,
     MoveIntent,
     OpenIntent,
     PutBundle,
     PutCredential,
     PutOperator,
+    PutOrder,
     ReportOutcome,
     SetShadow,
 )
@@ -36,6 +39,7 @@ _PARKED: Final = frozenset({"waiting", "held"})
 _QUEUE_STATE: Final = frozenset({"waiting", "held", "parked", "claimable"})
 _OUTCOME: Final = frozenset({"succeeded", "failed", "unknown"})
 _CREDENTIAL: Final = frozenset({"agent", "executor", "operator"})
+_ORDER: Final = frozenset({"halt", "suspension", "override", "force_open", "break_glass"})
 _ROLE: Final = frozenset({"viewer", "operator", "approver", "admin"})
 
 #: A B-tree entry over two such members stays below PostgreSQL's limit of 2,704 bytes.
@@ -46,6 +50,7 @@ _DIGEST = re.compile(r"[0-9a-f]{64}")
 #: An escaped NUL, which jsonb does not hold; a backslash that is itself escaped does not start one.
 _NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
 _LANES: Final = 4
+_MAX_PEOPLE: Final = 100
 _INT: Final = 2**31
 _BIGINT: Final = 2**63
 
@@ -68,7 +73,7 @@ REFUSE: Final = EncodedEffect("refuse", b"{}")
 _Members: TypeAlias = "dict[str, object]"
 
 
-def encode(effect: Effect) -> EncodedEffect:  # noqa: PLR0911 - one for each effect
+def encode(effect: Effect) -> EncodedEffect:  # noqa: C901, PLR0911 - one for each effect
     """Return the checked JSON of an effect. Raises: EffectMalformed."""
     match effect:
         case OpenIntent():
@@ -130,6 +135,35 @@ def encode(effect: Effect) -> EncodedEffect:  # noqa: PLR0911 - one for each eff
                 "started_by": _text(effect.started_by),
             }
             return _encoded("set_shadow", members)
+        case PutOrder():
+            members = {
+                "order_id": _text(effect.order_id),
+                "kind": _one_of(effect.kind, _ORDER),
+                "scope": _text(effect.scope),
+                "document": dict(effect.document),
+                "reason": _text(effect.reason),
+                "issued_at": _time(effect.issued_at),
+                "issued_by": _text(effect.issued_by),
+                "people": _integer(effect.people, _MAX_PEOPLE),
+                "expires_at": None if effect.expires_at is None else _time(effect.expires_at),
+            }
+            return _encoded("put_order", members)
+        case ConfirmOrder():
+            members = {
+                "order_id": _text(effect.order_id),
+                "confirmed_by": _text(effect.confirmed_by),
+                "confirmed_at": _time(effect.confirmed_at),
+                "expires_at": None if effect.expires_at is None else _time(effect.expires_at),
+            }
+            return _encoded("confirm_order", members)
+        case EndOrder():
+            members = {
+                "order_id": _text(effect.order_id),
+                "ended_at": _time(effect.ended_at),
+                "ended_by": _text(effect.ended_by),
+                "note": _text(effect.note),
+            }
+            return _encoded("end_order", members)
 
 
 def close_refusal(stream: str, seq: int) -> EncodedEffect:

@@ -66,6 +66,7 @@ def consumption(world, tokens, corrections):
         signer=world.signer,
         store=tokens,
         limits=corrections,
+        orders=world.orders,
         audit=world.boundaries.audit,
         clock=world.clock,
     )

@@ -38,6 +38,7 @@ class Desk:
             signer=world.signer,
             store=self.store,
             limits=world.limits,
+            orders=world.orders,
             audit=world.boundaries.audit,
             clock=world.clock,
         )

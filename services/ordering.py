@@ -1,0 +1,260 @@
+"""Takes the orders of operators: records each, then lets it count. Stopping is easy; starting again is not.
+
+What only restricts (a halt, a suspension, a boundary held open) may rest on the journal, so that it works while
+PostgreSQL is away. What permits (the end of these, an override) rests on a commit alone. Source: design 5, 6 and 9.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from typing import TYPE_CHECKING, Final
+
+from holdfast.reasons import ReasonCode
+
+from services.boundary import BoundaryUnavailable, WrongAnswer
+from services.decision.catalog import Impact
+from services.decision.fail_open import OVERRIDABLE
+from services.decision.orders import EVERYTHING, Order, OrderKind
+from services.ports import EndOrder, Entry, PutOrder
+from services.submissions import Problem
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from holdfast.strict_json import JSON
+
+    from services.boundary import Boundary
+    from services.ports import Clock, Effect, Ids, OrderLedger, Pending, PolicySource, Recorder, Settled
+
+MAX_OVERRIDE_S: Final = 24 * 3600
+_GRAVE: Final = frozenset({Impact.HIGH, Impact.CRITICAL})
+_KINDS: Final[Mapping[OrderKind, tuple[str, str]]] = {
+    OrderKind.HALT: ("halt.set", "halt.resumed"),
+    OrderKind.SUSPENSION: ("agent.suspended", "agent.resumed"),
+    OrderKind.FORCE_OPEN: ("boundary.forced_open", "boundary.reset"),
+    OrderKind.OVERRIDE: ("override.set", "override.ended"),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Taken:
+    """An order as it stands. `new` is False when it stood before."""
+
+    order: Order
+    new: bool
+
+
+class Ordering:
+    """What operators may order, and end. Names of operators are checked by the caller."""
+
+    def __init__(
+        self,
+        *,
+        orders: OrderLedger,
+        policies: PolicySource,
+        recorder: Recorder,
+        audit: Boundary,
+        clock: Clock,
+        ids: Ids,
+    ) -> None:
+        self._orders = orders
+        self._policies = policies
+        self._recorder = recorder
+        self._audit = audit
+        self._clock = clock
+        self._ids = ids
+
+    # --- stopping -------------------------------------------------------------------------------------------------
+
+    async def halt(self, scope: str, *, by: str, reason: str) -> Taken:
+        """Halt `all`, `agent:NAME`, `category:NAME` or `executor:NAME`, at once. Raises: Problem 400, 503."""
+        self._known_scope(scope)
+        return await self._stop(OrderKind.HALT, scope, by=by, reason=reason)
+
+    async def suspend(self, agent: str, *, by: str, reason: str) -> Taken:
+        """Suspend an agent. Raises: Problem 404, 503."""
+        self._known_agent(agent)
+        return await self._stop(OrderKind.SUSPENSION, agent, by=by, reason=reason)
+
+    async def force_open(self, boundary: str, *, by: str, reason: str) -> Taken:
+        """Hold a boundary open on every replica. Raises: Problem 503."""
+        return await self._stop(OrderKind.FORCE_OPEN, boundary, by=by, reason=reason)
+
+    async def _stop(self, kind: OrderKind, scope: str, *, by: str, reason: str) -> Taken:
+        standing = self._orders.current().standing(kind, scope)
+        if standing is not None:
+            return Taken(order=standing, new=False)
+        now = self._clock.now()
+        order = Order(
+            order_id=self._ids.new("ord_"),
+            kind=kind,
+            scope=scope,
+            reason=reason,
+            issued_at=now,
+            issued_by=by,
+            in_force_at=now,
+        )
+        # In force here even before it is recorded: a stop that waits for a slow log is no stop.
+        await self._orders.note(order)
+        try:
+            applied = await self._record(_KINDS[kind][0], order, _put(order), restricts=True)
+        except Problem:
+            await self._orders.note(replace(order, ended_at=self._clock.now()))
+            raise
+        return Taken(order=order, new=applied)
+
+    # --- starting again -------------------------------------------------------------------------------------------
+
+    async def resume(self, scope: str, *, by: str, note: str) -> Order:
+        """End a halt. Where it stops grave things, somebody else than who ordered it must say so.
+
+        Raises: Problem 403, 404, 409, 503.
+        """
+        order = self._standing(OrderKind.HALT, scope)
+        if by == order.issued_by and self._is_grave(scope):
+            raise Problem(403, ReasonCode.FORBIDDEN, "somebody else than who ordered this halt must end it")
+        return await self._end(order, by=by, note=note)
+
+    async def reinstate(self, agent: str, *, by: str, note: str) -> Order:
+        """End an agent's suspension. Raises: Problem 404, 409, 503."""
+        return await self._end(self._standing(OrderKind.SUSPENSION, agent), by=by, note=note)
+
+    async def release(self, boundary: str, *, by: str, note: str) -> Order:
+        """Let go of a boundary that is held open: it is probed, and closes by correct canaries. Raises: Problem."""
+        return await self._end(self._standing(OrderKind.FORCE_OPEN, boundary), by=by, note=note)
+
+    async def _end(self, order: Order, *, by: str, note: str) -> Order:
+        ended = replace(order, ended_at=self._clock.now())
+        effect = EndOrder(order_id=order.order_id, ended_at=self._clock.now(), ended_by=by, note=note)
+        if not await self._record(_KINDS[order.kind][1], order, effect, restricts=False, by=by, note=note):
+            raise Problem(409, ReasonCode.CONFLICT, "it was ended by somebody else meanwhile")
+        await self._orders.note(ended)
+        return ended
+
+    # --- overriding -----------------------------------------------------------------------------------------------
+
+    async def override(
+        self, tier: str, *, by: str, reason: str, expires_in_s: int | None, max_per_minute: int
+    ) -> Order:
+        """Let reads of an impact tier pass while they cannot be evaluated, until it expires.
+
+        Raises: Problem 400 without an expiry or above medium, 409 if one is in force, 503.
+        """
+        if tier not in OVERRIDABLE:
+            raise _malformed("only the tiers low and medium may be overridden; high and critical never fail open")
+        if expires_in_s is None or not 0 < expires_in_s <= MAX_OVERRIDE_S:
+            raise _malformed(f"an override expires: within 1 to {MAX_OVERRIDE_S} seconds")
+        now = self._clock.now()
+        if self._orders.current().override(Impact(tier), now) is not None:
+            raise Problem(409, ReasonCode.CONFLICT, f"an override of the tier {tier} is in force; end it first")
+        order = Order(
+            order_id=self._ids.new("ord_"),
+            kind=OrderKind.OVERRIDE,
+            scope=tier,
+            reason=reason,
+            issued_at=now,
+            issued_by=by,
+            in_force_at=now,
+            expires_at=now + timedelta(seconds=expires_in_s),
+            document={"max_per_minute": max_per_minute},
+        )
+        if not await self._record(_KINDS[OrderKind.OVERRIDE][0], order, _put(order), restricts=False):
+            raise Problem(409, ReasonCode.CONFLICT, "the order was stored before")
+        await self._orders.note(order)
+        return order
+
+    async def end_override(self, order_id: str, *, by: str, note: str) -> Order:
+        """End an override before it expires: at once, since it closes. Raises: Problem 404, 409, 503."""
+        order = self._orders.current().get(order_id)
+        if order is None or order.kind is not OrderKind.OVERRIDE:
+            raise Problem(404, ReasonCode.NOT_FOUND, "there is no such override")
+        return await self._end(order, by=by, note=note)
+
+    # --- details --------------------------------------------------------------------------------------------------
+
+    def _standing(self, kind: OrderKind, scope: str) -> Order:
+        order = self._orders.current().standing(kind, scope)
+        if order is None:
+            raise Problem(404, ReasonCode.NOT_FOUND, "nothing of the kind is in force")
+        return order
+
+    def _known_scope(self, scope: str) -> None:
+        kind, _, name = scope.partition(":")
+        policy = self._policies.current()
+        known = {
+            EVERYTHING: not name and scope == EVERYTHING,
+            "agent": name in policy.agents,
+            "category": policy.has_category(name),
+            "executor": name in policy.executors,
+        }
+        if not known.get(kind, False):
+            raise _malformed("a halt is of `all`, or of an agent, category or executor of the active policies")
+
+    def _known_agent(self, agent: str) -> None:
+        if agent not in self._policies.current().agents:
+            raise Problem(404, ReasonCode.NOT_FOUND, "the active policies have no such agent")
+
+    def _is_grave(self, scope: str) -> bool:
+        """Return whether ending this halt lets actions of high or critical impact run again. In doubt it does."""
+        kind, _, name = scope.partition(":")
+        policy = self._policies.current()
+        if kind == "category":
+            impact = policy.impact_of(name)
+            return impact is None or impact in _GRAVE
+        return True
+
+    async def _record(
+        self,
+        kind: str,
+        order: Order,
+        effect: Effect,
+        *,
+        restricts: bool,
+        by: str | None = None,
+        note: str | None = None,
+    ) -> bool:
+        """Return whether the effect was applied. Raises: Problem 503."""
+        members: dict[str, JSON] = {
+            "order_id": order.order_id,
+            "scope": order.scope,
+            "by": f"operator:{order.issued_by if by is None else by}",
+            "reason": order.reason if note is None else note,
+        }
+        if order.expires_at is not None and note is None:
+            members["expires_in_s"] = int((order.expires_at - order.issued_at).total_seconds())
+        entry = Entry(kind=kind, at=self._clock.now(), members=members, effect=effect, journal_may_release=restricts)
+
+        async def attempt() -> tuple[Pending, Settled]:
+            pending = self._recorder.append(entry)
+            return pending, await pending.settled()
+
+        def stands(answer: tuple[Pending, Settled]) -> None:
+            pending, settled = answer
+            if settled.receipt != pending.receipt or (settled.in_journal and not restricts):
+                raise WrongAnswer("the receipt is not of this record")
+
+        try:
+            _, settled = await self._audit.call(attempt, proves=stands, though_open=restricts)
+        except BoundaryUnavailable as error:
+            detail = "the order could not be recorded"
+            raise Problem(503, ReasonCode.AUDIT_UNAVAILABLE, detail, retry_after_s=2) from error
+        return settled.applied
+
+
+def _put(order: Order) -> PutOrder:
+    return PutOrder(
+        order_id=order.order_id,
+        kind=order.kind.value,
+        scope=order.scope,
+        document=order.document,
+        reason=order.reason,
+        issued_at=order.issued_at,
+        issued_by=order.issued_by,
+        people=order.people,
+        expires_at=order.expires_at,
+    )
+
+
+def _malformed(detail: str) -> Problem:
+    return Problem(400, ReasonCode.REQUEST_MALFORMED, detail)
