@@ -20,9 +20,11 @@ from services.http.callers import Callers
 from services.http.health import HealthEndpoints
 from services.http.intents import IntentEndpoints
 from services.http.operator import OperatorEndpoints
+from services.http.orders import OrderEndpoints
 from services.http.policy import PolicyEndpoints
 from services.http.protocol import ContractProtocol
 from services.http.tokens import TokenEndpoints
+from services.ordering import Ordering
 from services.policies import NoPolicies
 from services.postgres.decisions import PostgresDecisions
 from services.process import configure_logging, read_settings, refuse
@@ -133,6 +135,22 @@ def build_app(service: Service) -> ASGIApp:
                 explainer=Explainer(PostgresDecisions(service.pool), service.bundles),
             ).routes(),
             *OperatorEndpoints(callers=callers, queue=service.queue).routes(),
+            *OrderEndpoints(
+                callers=callers,
+                ordering=Ordering(
+                    orders=service.orders,
+                    policies=service.policies,
+                    recorder=service.lane,
+                    audit=service.boundaries.audit,
+                    clock=service.clock,
+                    ids=service.ids,
+                ),
+                orders=service.orders,
+                policies=service.policies,
+                boundaries=service.upkeep.boundaries,
+                probe=service.upkeep.probe_again,
+                clock=service.clock,
+            ).routes(),
             *HealthEndpoints(vitals=service.upkeep, metrics=service.metrics).routes(),
         ]
     )

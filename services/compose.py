@@ -164,6 +164,13 @@ class Upkeep:
             elif boundary.state.state is State.FORCED_OPEN:
                 boundary.reset("no order holds it open any more")
 
+    def probe_again(self, name: str) -> None:
+        """Let an open boundary be probed now. It closes by correct canaries alone."""
+        built = self._built()
+        for boundary in (built.intent, built.evaluation, built.token, built.audit):
+            if boundary.name == name:
+                boundary.reset("an operator asked for a probe")
+
     async def watch_signer(self) -> None:
         """Ask the signer for a sign of health until cancelled."""
         boundaries = self._built()

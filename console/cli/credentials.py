@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 import asyncpg
 
+from console.cli.orders import add_agent_commands
 from console.runtime.failure import CommandFailed
 from console.runtime.state import DEFAULT_DATA_DIRECTORY, add_database_options, database
 from services.credentials import Kind
@@ -38,6 +39,8 @@ def register(subparsers: Subparsers) -> None:
         add_database_options(create)
         create.add_argument("--json", action="store_true", help="print JSON")
         create.set_defaults(run=run, kind=kind)
+        if kind is Kind.AGENT:
+            add_agent_commands(commands)
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -30,9 +30,15 @@ MODULES: Final[dict[str, dict[str, str]]] = {
     "console.cli.explain": {"explain": "say why an intent was decided as it was"},
     "console.cli.demo": {"demo": "play the outage story end to end"},
     "console.cli.audit": {"audit": "verify the log"},
+    "console.cli.orders": {
+        "halt": "stop everything, an agent, a category or an executor",
+        "resume": "end a halt",
+        "overrides": "let reads pass while they cannot be evaluated",
+        "boundaries": "look at the boundaries, hold one open, probe one",
+    },
     "console.cli.credentials": {
         "operators": "make credentials for operators",
-        "agents": "make credentials for agents",
+        "agents": "make credentials for agents, suspend and resume them",
         "executors": "make credentials for executors",
     },
     "console.cli.provision": {"provision": "store the first credentials and write bootstrap.json"},

@@ -15,7 +15,7 @@ from services.decision.explain import NotExplained
 from services.decision.finding import BundleInvalid
 from services.decision.policy import Policy
 from services.explaining import NoSuchDecision, NotDecided
-from services.http.wire import MAX_BODY_BYTES, Endpoint, json_response, path_id, read_json
+from services.http.wire import MAX_BODY_BYTES, Endpoint, json_response, line, members, path_id, read_json
 from services.ports import StoreUnreachable
 from services.postgres.decisions import DecisionDamaged
 from services.publishing import (
@@ -130,7 +130,7 @@ class PolicyEndpoints:
 
     async def _upload(self, request: Request) -> Response:
         by = await self._may_change(request)
-        files = _files(_members(await read_json(request, max_bytes=MAX_UPLOAD_BYTES), {"files"}))
+        files = _files(members(await read_json(request, max_bytes=MAX_UPLOAD_BYTES), {"files"}))
         bundle = await asyncio.to_thread(_checked, files)
         new = await self._publisher.upload(bundle, by=by)
         return json_response(201 if new else 200, {"digest": bundle.digest, "new": new})
@@ -138,7 +138,7 @@ class PolicyEndpoints:
     async def _activate(self, request: Request) -> Response:
         by = await self._may_change(request)
         digest = _digest(request.path_params["digest"])
-        body = _members(await read_json(request), {"reason", "expect_active"})
+        body = members(await read_json(request), {"reason", "expect_active"})
         if "expect_active" not in body:
             raise _malformed("`expect_active` says which bundle is believed to be active")
         expected = body["expect_active"]
@@ -150,12 +150,12 @@ class PolicyEndpoints:
 
     async def _rollback(self, request: Request) -> Response:
         by = await self._may_change(request)
-        body = _members(await read_json(request), {"reason"})
+        body = members(await read_json(request), {"reason"})
         return _activated(await self._publisher.rollback(by=by, reason=_reason(body)))
 
     async def _start_shadow(self, request: Request) -> Response:
         by = await self._may_change(request)
-        digest = _digest(_members(await read_json(request), {"digest"}).get("digest"))
+        digest = _digest(members(await read_json(request), {"digest"}).get("digest"))
         await self._publisher.shadow(digest, by=by)
         return json_response(200, {"candidate": digest})
 
@@ -210,12 +210,6 @@ def _activated(activated: Activated) -> Response:
     return json_response(200, {"active": activated.policy.digest, "before": activated.before, "executors": executors})
 
 
-def _members(body: JSON, known: set[str]) -> dict[str, JSON]:
-    if not isinstance(body, dict) or body.keys() - known:
-        raise _malformed(f"the body is an object with {', '.join(sorted(known))}")
-    return body
-
-
 def _files(body: dict[str, JSON]) -> dict[str, bytes]:
     files = body.get("files")
     if not isinstance(files, dict) or not files or len(files) > MAX_FILES:
@@ -229,10 +223,7 @@ def _files(body: dict[str, JSON]) -> dict[str, bytes]:
 
 
 def _reason(body: dict[str, JSON]) -> str:
-    reason = body.get("reason")
-    if not isinstance(reason, str) or not reason.strip() or len(reason) > _MAX_REASON or not reason.isprintable():
-        raise _malformed(f"`reason` is a line of 1 to {_MAX_REASON} characters")
-    return reason
+    return line(body, "reason", most=_MAX_REASON)
 
 
 def _digest(given: object) -> str:

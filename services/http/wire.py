@@ -97,6 +97,21 @@ async def read_json(request: Request, *, max_bytes: int = MAX_BODY_BYTES) -> JSO
         raise Problem(400, ReasonCode.REQUEST_MALFORMED, str(error)) from error
 
 
+def members(body: JSON, known: AbstractSet[str]) -> dict[str, JSON]:
+    """Return the body's members. Raises: Problem 400 unless it is an object with no others than `known`."""
+    if not isinstance(body, dict) or body.keys() - known:
+        raise Problem(400, ReasonCode.REQUEST_MALFORMED, f"the body is an object with {', '.join(sorted(known))}")
+    return body
+
+
+def line(body: Mapping[str, JSON], name: str, *, most: int) -> str:
+    """Return a member that is one line of text with at most `most` characters. Raises: Problem 400."""
+    found = body.get(name)
+    if not isinstance(found, str) or not found.strip() or len(found) > most or not found.isprintable():
+        raise Problem(400, ReasonCode.REQUEST_MALFORMED, f"`{name}` is a line of 1 to {most} characters")
+    return found
+
+
 def path_id(request: Request, name: str) -> str:
     """Return the id in the path. Raises: Problem 404 for what no id looks like."""
     given = request.path_params[name]
