@@ -96,12 +96,13 @@ class Ordering:
             in_force_at=now,
         )
         # In force here even before it is recorded: a stop that waits for a slow log is no stop.
-        await self._orders.note(order)
+        await self._orders.note(order, recorded=False)
+        stands = False
         try:
             applied = await self._record(_KINDS[kind][0], order, _put(order), restricts=True)
-        except Problem:
-            await self._orders.note(replace(order, ended_at=self._clock.now()))
-            raise
+            stands = True
+        finally:
+            await self._orders.note(order if stands else replace(order, ended_at=self._clock.now()), recorded=True)
         return Taken(order=order, new=applied)
 
     # --- starting again -------------------------------------------------------------------------------------------
@@ -129,7 +130,7 @@ class Ordering:
         effect = EndOrder(order_id=order.order_id, ended_at=self._clock.now(), ended_by=by, note=note)
         if not await self._record(_KINDS[order.kind][1], order, effect, restricts=False, by=by, note=note):
             raise Problem(409, ReasonCode.CONFLICT, "it was ended by somebody else meanwhile")
-        await self._orders.note(ended)
+        await self._orders.note(ended, recorded=True)
         return ended
 
     # --- overriding -----------------------------------------------------------------------------------------------
@@ -161,7 +162,7 @@ class Ordering:
         )
         if not await self._record(_KINDS[OrderKind.OVERRIDE][0], order, _put(order), restricts=False):
             raise Problem(409, ReasonCode.CONFLICT, "the order was stored before")
-        await self._orders.note(order)
+        await self._orders.note(order, recorded=True)
         return order
 
     async def end_override(self, order_id: str, *, by: str, note: str) -> Order:

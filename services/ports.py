@@ -400,8 +400,11 @@ class StandingOrders(Protocol):
 class OrderLedger(StandingOrders, Protocol):
     """The orders, as whoever gives them sees them."""
 
-    async def note(self, order: Order) -> None:
-        """Let an order given here count here at once, in its newest state, and survive a restart in an outage."""
+    async def note(self, order: Order, *, recorded: bool) -> None:
+        """Let an order given here count here at once, in its newest state, and survive a restart in an outage.
+
+        Until it is `recorded` it counts whatever the store says; who notes it so must note it again.
+        """
         ...
 
 

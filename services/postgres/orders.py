@@ -48,7 +48,7 @@ SELECT o.order_id, o.kind, o.scope, o.reason, o.issued_at, o.issued_by, o.people
 @dataclass(frozen=True, slots=True)
 class _Local:
     order: Order
-    noted_at: float
+    recorded_at: float | None
 
 
 class OrderBook:
@@ -115,17 +115,21 @@ class OrderBook:
             rows = await connection.fetch(_STANDING, self._clock.now())
         stored = tuple(_order(row) for row in rows)
         if complete:
-            # What was ordered here before the question was asked is in the answer, or was refused.
-            self._local = {key: local for key, local in self._local.items() if local.noted_at >= asked_at}
+            # What was recorded here before the question was asked is in the answer, or was refused.
+            self._local = {
+                key: local
+                for key, local in self._local.items()
+                if local.recorded_at is None or local.recorded_at >= asked_at
+            }
         changed = stored != self._stored
         self._stored, self._heard_at = stored, asked_at
         if changed or not self._is_shown():
             self._rebuild()
             await self._keep()
 
-    async def note(self, order: Order) -> None:
-        """Take an order that was recorded here, in its newest state. In the file when this returns, if it can be."""
-        self._local[order.order_id] = _Local(order, self._clock.monotonic())
+    async def note(self, order: Order, *, recorded: bool) -> None:
+        """Take an order that was given here, in its newest state. In the file when this returns, if it can be."""
+        self._local[order.order_id] = _Local(order, self._clock.monotonic() if recorded else None)
         self._rebuild()
         await self._keep()
 
