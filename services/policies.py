@@ -209,6 +209,8 @@ class ActivePolicies:
     # --- evidence -------------------------------------------------------------------------------------------------
 
     def _announce(self, policy: Policy) -> None:
+        for warning in policy.warnings:
+            _log.warning("%s", warning)
         executors: list[JSON] = [*sorted(policy.executors)]
         self._record("policy.loaded", {"bundle": policy.digest, "agents": len(policy.agents), "executors": executors})
 

@@ -149,7 +149,9 @@ def run_set_override(arguments: argparse.Namespace) -> int:
     }
     with operator_client(arguments) as client:
         order = client.post(f"{_OPERATOR}/overrides", body)
-    return _print(arguments, order, [_override_line(order)])
+    warnings = order.get("warnings")
+    lines = [f"warning: {warning}" for warning in warnings] if isinstance(warnings, list) else []
+    return _print(arguments, order, [_override_line(order), *lines])
 
 
 def run_list_overrides(arguments: argparse.Namespace) -> int:
@@ -174,8 +176,11 @@ def run_end_override(arguments: argparse.Namespace) -> int:
 def run_list_boundaries(arguments: argparse.Namespace) -> int:
     """List the boundaries. Raises: CommandFailed."""
     with operator_client(arguments) as client:
-        found = _items(client.get(f"{_OPERATOR}/boundaries"), "boundaries")
-    return _print(arguments, {"boundaries": [*found]}, (_boundary_line(state) for state in found))
+        document = client.get(f"{_OPERATOR}/boundaries")
+    found, warnings = _items(document, "boundaries"), document.get("warnings")
+    lines = [_boundary_line(state) for state in found]
+    lines += [f"warning: {warning}" for warning in warnings] if isinstance(warnings, list) else []
+    return _print(arguments, document, lines)
 
 
 def run_force_open(arguments: argparse.Namespace) -> int:

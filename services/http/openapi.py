@@ -47,6 +47,7 @@ def describe() -> dict[str, Any]:
             },
             "/v1/operator/queue": {"get": _operation("List what waits", "operator", {"200": _json("QueuePage")})},
             **_policy_paths(),
+            **_order_paths(),
             "/.well-known/jwks.json": {"get": _operation("The public keys", None, {"200": _json("JWKS")})},
             "/livez": {"get": _operation("Whether the process lives", None, {"200": _json("Live")})},
             "/readyz": {"get": _operation("Whether it may be sent traffic", None, {"200": _json("Ready")})},
@@ -79,6 +80,41 @@ def _policy_paths() -> dict[str, Any]:
         },
         "/v1/operator/decisions/{intent_id}": {"get": explained},
         "/v1/operator/decisions/{intent_id}/explain": {"get": explained},
+    }
+
+
+def _order_paths() -> dict[str, Any]:
+    found: dict[str, Any] = {"200": _json("Document")}
+    made = {**found, "201": _json("Document")}
+    operator = "/v1/operator"
+    named = [_NAME]
+    return {
+        f"{operator}/halt": {
+            "get": _operation("The halts in force", "operator", found),
+            "post": _operation("Halt everything, an agent, a category or an executor", "operator", made, body="Halt"),
+        },
+        f"{operator}/resume": {"post": _operation("End a halt", "operator", found, body="Resume")},
+        f"{operator}/overrides": {
+            "get": _operation("The overrides in force", "operator", found),
+            "post": _operation("Let reads of a tier pass unevaluated", "operator", made, body="Override"),
+        },
+        f"{operator}/overrides/{{order_id}}/end": {
+            "post": _operation("End an override", "operator", found, body="Note", parameters=[_ORDER_ID])
+        },
+        f"{operator}/boundaries": {"get": _operation("The boundaries", "operator", found)},
+        f"{operator}/boundaries/{{name}}/force-open": {
+            "post": _operation("Hold a boundary open", "operator", made, body="Reason", parameters=named)
+        },
+        f"{operator}/boundaries/{{name}}/reset": {
+            "post": _operation("Let go of a boundary and probe it", "operator", found, body="Reason", parameters=named)
+        },
+        f"{operator}/agents": {"get": _operation("The agents", "operator", found)},
+        f"{operator}/agents/{{name}}/suspend": {
+            "post": _operation("Suspend an agent", "operator", made, body="Reason", parameters=named)
+        },
+        f"{operator}/agents/{{name}}/resume": {
+            "post": _operation("End an agent's suspension", "operator", found, body="Note", parameters=named)
+        },
     }
 
 
@@ -127,6 +163,8 @@ _BOOLEAN: dict[str, Any] = {"type": "boolean"}
 _ANY_OBJECT: dict[str, Any] = {"type": "object"}
 _ID: dict[str, Any] = {"name": "intent_id", "in": "path", "required": True, "schema": _TEXT}
 _JTI: dict[str, Any] = {"name": "jti", "in": "path", "required": True, "schema": _TEXT}
+_NAME: dict[str, Any] = {"name": "name", "in": "path", "required": True, "schema": _TEXT}
+_ORDER_ID: dict[str, Any] = {"name": "order_id", "in": "path", "required": True, "schema": _TEXT}
 _DIGEST: dict[str, Any] = {"name": "digest", "in": "path", "required": True, "schema": _TEXT}
 _WAIT: dict[str, Any] = {"name": "wait", "in": "query", "schema": {"type": "number", "minimum": 0, "maximum": 60}}
 
@@ -141,6 +179,7 @@ def _or_null(schema: dict[str, Any]) -> dict[str, Any]:
 
 _RESOURCE = _object(["type", "id"], type=_TEXT, id=_TEXT)
 _SECURITY = {name: {"type": "http", "scheme": "bearer"} for name in ("agent", "executor", "operator")}
+_HALT_SCOPE = _closed(["all", "agent", "category", "executor"])
 _SCHEMAS: dict[str, Any] = {
     "Problem": _object(
         ["type", "title", "status", "detail", "reason_code"],
@@ -208,6 +247,17 @@ _SCHEMAS: dict[str, Any] = {
     "Activate": _object(["reason", "expect_active"], reason=_TEXT, expect_active=_or_null(_TEXT)),
     "Rollback": _object(["reason"], reason=_TEXT),
     "Shadow": _object(["digest"], digest=_TEXT),
+    "Halt": _object(["scope", "reason"], scope=_HALT_SCOPE, subject=_or_null(_TEXT), reason=_TEXT),
+    "Resume": _object(["scope", "note"], scope=_HALT_SCOPE, subject=_or_null(_TEXT), note=_TEXT),
+    "Override": _object(
+        ["tier", "reason", "expires_in"],
+        tier=_closed(["low", "medium"]),
+        reason=_TEXT,
+        expires_in={"type": "integer", "minimum": 1, "maximum": 86_400},
+        max_per_minute={"type": "integer", "minimum": 1, "maximum": 100_000},
+    ),
+    "Reason": _object(["reason"], reason=_TEXT),
+    "Note": _object(["note"], note=_TEXT),
     "JWKS": _object(["keys"], keys={"type": "array", "items": _ANY_OBJECT}),
     "Live": _object(["alive"], alive=_BOOLEAN),
     "Ready": _object(

@@ -9,6 +9,7 @@ from starlette.routing import Route
 
 from services.credentials import MAY_PERMIT, MAY_STOP, Kind
 from services.decision.orders import EVERYTHING, OrderKind
+from services.decision.risk import PRODUCTION
 from services.http.wire import Endpoint, json_response, line, members, path_id, read_json
 from services.outcome import rfc3339
 from services.submissions import Problem
@@ -109,7 +110,12 @@ class OrderEndpoints:
             max_per_minute=_integer(body, "max_per_minute", _ORDINARY_PER_MINUTE, _MAX_PER_MINUTE)
             or _ORDINARY_PER_MINUTE,
         )
-        return json_response(201, _shown(order))
+        return json_response(201, {**_shown(order), "warnings": self._production_warnings()})
+
+    def _production_warnings(self) -> list[JSON]:
+        if self._policies.current().settings.environment != PRODUCTION:
+            return []
+        return ["reads pass unevaluated in production while this override stands"]
 
     async def _end_override(self, request: Request) -> Response:
         by = await self._callers.require_operator(request, MAY_STOP)
@@ -121,7 +127,13 @@ class OrderEndpoints:
 
     async def _list_boundaries(self, request: Request) -> Response:
         await self._callers.require(request, Kind.OPERATOR)
-        return json_response(200, {"boundaries": [self._boundary(state) for state in self._boundaries()]})
+        return json_response(
+            200,
+            {
+                "boundaries": [self._boundary(state) for state in self._boundaries()],
+                "warnings": [str(warning) for warning in self._policies.current().warnings],
+            },
+        )
 
     async def _force_open(self, request: Request) -> Response:
         by = await self._callers.require_operator(request, MAY_STOP)

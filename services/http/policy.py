@@ -96,6 +96,7 @@ class PolicyEndpoints:
                 "active": standing.active,
                 "in_use": self._policies.current().digest,
                 "trouble": self._policies.trouble(),
+                "warnings": [str(warning) for warning in self._policies.current().warnings],
                 "shadow": standing.candidate,
                 "bundles": [row.to_json() for row in await self._bundles.bundles()],
                 "history": [row.to_json() for row in await self._bundles.activations()],

@@ -145,6 +145,7 @@ def test_an_override_lets_reads_pass_marked_counted_and_only_while_it_stands(ser
     problem(order(service, people, "otto", "overrides", tier="low", reason="x", expires_in=60), 403, "FORBIDDEN")
     put = order(service, people, "anna", "overrides", tier="low", reason="incident 7", expires_in=60, max_per_minute=2)
     assert put.status_code == 201
+    assert put.json()["warnings"] == ["reads pass unevaluated in production while this override stands"]
     assert order(service, people, "otto", "boundaries/evaluation/force-open", reason="drill").status_code == 201
     try:
         passed = envelope(service.submit(read_note("o1"), key="o1"), 200, "ALLOWED", mode="fail_open")
