@@ -35,6 +35,10 @@ class WrongAnswer(Exception):
     """The dependency answered, and the answer does not prove what it must."""
 
 
+class CallCancelled(Exception):
+    """What the call waited for was cancelled by somebody else than the caller."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BoundaryState:
     """What readiness and metrics show."""
@@ -105,6 +109,7 @@ class Boundary:
         Raises: BoundaryUnavailable, and nothing else but cancellation.
         """
         permit = self._breaker.admit(self._clock.monotonic())
+        self._publish()
         if permit is None and not though_open:
             raise BoundaryUnavailable(self._reason_code, self._open_cause, f"the {self.name} boundary is open")
         return await self._under(permit, attempt, proves)
@@ -162,7 +167,11 @@ class Boundary:
             if self._clock.monotonic() - started > self._deadline_s:
                 # What blocks the loop cannot be interrupted; it can still be refused.
                 raise TimeoutError  # noqa: TRY301 - one way out for a late answer
-        except asyncio.CancelledError:
+        except asyncio.CancelledError as error:
+            task = asyncio.current_task()
+            if task is None or not task.cancelling():
+                # Something inside was cancelled, and nobody cancelled the caller: the dependency gave no answer.
+                raise self._failed(permit, "the call was cancelled from within", CallCancelled()) from error
             # The caller went away. That says nothing of the dependency, but a probe's lease must not stay open.
             if permit is not None and permit.is_probe:
                 self._breaker.fail(permit, self._clock.monotonic())

@@ -8,6 +8,7 @@
     FORCED_OPEN  nothing       an operator's reset -> HALF_OPEN, never straight to CLOSED
 
 INVARIANT: a report counts only in the generation of its permit; every transition begins a new generation.
+INVARIANT: a canary's report counts once, and only while that very canary is out.
 INVARIANT: CLOSED is entered only by three correct canaries in a row. Source: design 6.
 """
 
@@ -78,9 +79,9 @@ class Breaker:
         self._failed_calls = 0
         self._opened_at = 0.0
         self._changed_at = float("-inf")
-        self._probes_started = 0
         self._probes_correct = 0
-        self._probe_lease_until: float | None = None
+        self._probe: Permit | None = None
+        self._probe_lease_until = float("-inf")
         self._transitions: list[Transition] = []
 
     @property
@@ -114,21 +115,20 @@ class Breaker:
         self._advance(now)
         if self._state is State.OPEN and self._now - self._opened_at >= self._settings.open_s:
             self._enter(State.HALF_OPEN, "the open time is over")
-        if self._state is not State.HALF_OPEN:
+        # Three in all, because one at a time and every one of them right: there is no fourth before the state changes.
+        if self._state is not State.HALF_OPEN or self._probe is not None:
             return None
-        if self._probe_lease_until is not None or self._probes_started >= self._settings.probes:
-            return None
-        self._probes_started += 1
+        self._probe = Permit(generation=self._generation, is_probe=True)
         self._probe_lease_until = self._now + self._settings.probe_lease_s
-        return Permit(generation=self._generation, is_probe=True)
+        return self._probe
 
     def succeed(self, permit: Permit, now: float) -> None:
         """Report a correct answer."""
         self._advance(now)
-        if permit.generation != self._generation:
+        if not self._counts(permit):
             return
         if permit.is_probe:
-            self._probe_lease_until = None
+            self._probe = None
             self._probes_correct += 1
             if self._probes_correct >= self._settings.probes:
                 self._enter(State.CLOSED, "the canaries answered correctly")
@@ -139,7 +139,7 @@ class Breaker:
     def fail(self, permit: Permit, now: float) -> None:
         """Report a failure: an error, a late or a wrong answer."""
         self._advance(now)
-        if permit.generation != self._generation:
+        if not self._counts(permit):
             return
         if permit.is_probe:
             self._enter(State.OPEN, "a canary failed")
@@ -179,8 +179,13 @@ class Breaker:
         self._now = now
         while self._calls and now - self._calls[0][0] > self._settings.window_s:
             self._failed_calls -= self._calls.popleft()[1]
-        if self._probe_lease_until is not None and now >= self._probe_lease_until:
+        if self._probe is not None and now >= self._probe_lease_until:
             self._enter(State.OPEN, "a canary did not come back")
+
+    def _counts(self, permit: Permit) -> bool:
+        if permit.is_probe:
+            return permit is self._probe
+        return permit.generation == self._generation
 
     def _count(self, *, failed: bool) -> None:
         self._calls.append((self._now, failed))
@@ -197,8 +202,7 @@ class Breaker:
         self._in_a_row = 0
         self._calls.clear()
         self._failed_calls = 0
-        self._probes_started = 0
         self._probes_correct = 0
-        self._probe_lease_until = None
+        self._probe = None
         if state is State.OPEN:
             self._opened_at = self._now
