@@ -103,6 +103,7 @@ class Fault(StrEnum):
     SLOW = "slow"  # never answers
     WRONG = "wrong"  # answers about something else
     SILENT = "silent"  # claims success without evidence
+    LATE = "late"  # answers rightly, and `clock.lag_s` have gone by
 
 
 class FakeClock:
@@ -110,7 +111,13 @@ class FakeClock:
 
     def __init__(self) -> None:
         self.moment = START
-        self.seconds = 1000.0
+        self.seconds = 0.0  # sums from zero are exact
+        self.lag_s = 3600.0
+
+    def lag(self, fault: Fault) -> None:
+        """Let the time go by that a late answer takes while it blocks the loop."""
+        if fault is Fault.LATE:
+            self.advance(self.lag_s)
 
     def now(self) -> datetime:
         return self.moment
@@ -153,6 +160,7 @@ class FakePending:
 class FakeRecorder:
     """A hash chain in memory. `durable` holds what an answer may rest on."""
 
+    clock: FakeClock = field(default_factory=FakeClock)
     fault: Fault = Fault.NONE
     in_journal: bool = False
     refuse_effects: bool = False
@@ -191,6 +199,7 @@ class FakeRecorder:
             return Settled(receipt=receipt, applied=True, in_journal=True)
         if self.fault is not Fault.SLOW or pending.entry.journal_may_release:
             self.durable.append(pending)
+        self.clock.lag(self.fault)
         applied = not (self.refuse_effects and pending.entry.effect is not None)
         return Settled(receipt=receipt, applied=applied, in_journal=self.in_journal)
 
@@ -201,7 +210,8 @@ class FakeRecorder:
 class FakeSigner:
     """A signer with a real key."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: FakeClock | None = None) -> None:
+        self.clock = clock or FakeClock()
         self.fault = Fault.NONE
         self._private = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
         self._key = VerifyKey.from_public_bytes(self._private.public_key().public_bytes_raw())
@@ -224,6 +234,7 @@ class FakeSigner:
             sort_headers=True,
         )
         self.signed.append(token)
+        self.clock.lag(self.fault)
         return token
 
     async def healthy(self) -> None:
@@ -296,7 +307,8 @@ class FakeOrders:
 
 
 class BreakableClassifier(CatalogueClassifier):
-    def __init__(self) -> None:
+    def __init__(self, clock: FakeClock) -> None:
+        self.clock = clock
         self.fault = Fault.NONE
 
     async def classify(self, policy, intent):
@@ -308,12 +320,14 @@ class BreakableClassifier(CatalogueClassifier):
             return None
         if self.fault is Fault.WRONG:
             return "finance.refund"
+        self.clock.lag(self.fault)
         return await super().classify(policy, intent)
 
 
 class BreakableEvaluator(PolicyEvaluator):
     fault = Fault.NONE
     completed = 0
+    clock: FakeClock
 
     async def evaluate(self, policy, request, act_hash, *, charge):
         if self.fault is Fault.DOWN:
@@ -327,6 +341,7 @@ class BreakableEvaluator(PolicyEvaluator):
             return Evaluated(verdict=verdict, act_hash="sha-256:" + "A" * 43, bundle=policy.digest)
         evaluated = await super().evaluate(policy, request, act_hash, charge=charge)
         self.completed += 1
+        self.clock.lag(self.fault)
         return evaluated
 
 
@@ -349,14 +364,15 @@ class World:
     def __init__(self, *, deadline_s: float = 0.02, bundle: dict[str, bytes] | None = None, activity=None) -> None:
         self.clock = FakeClock()
         self.ids = FakeIds()
-        self.recorder = FakeRecorder()
-        self.signer = FakeSigner()
+        self.recorder = FakeRecorder(clock=self.clock)
+        self.signer = FakeSigner(self.clock)
         self.store = FakeStore()
         self.limits = FakeLimits()
         self.policies = BreakablePolicies(Policy.compile(read_bundle(bundle or BUNDLE)))
         self.orders = FakeOrders()
-        self.classifier = BreakableClassifier()
+        self.classifier = BreakableClassifier(self.clock)
         self.evaluator = BreakableEvaluator(store=self.store, limits=self.limits)
+        self.evaluator.clock = self.clock
         self.waiting = NoRoomLeft()
         self.boundaries = Boundaries(
             intent=self._boundary("intent", ReasonCode.CLASSIFICATION_UNAVAILABLE, deadline_s),

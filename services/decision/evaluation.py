@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 #: A slice takes about 27 KB: at worst some 330 MB, and ten thousand agents find theirs ready.
 MAX_SLICES: Final = 12_288
+#: Cedar cannot be interrupted, so what it reads is bounded. Whatever fits an HTTP body fits, escaped, several times.
+MAX_QUESTION_CHARS: Final = 1 << 20
 
 
 class EvaluationFailed(Exception):
@@ -187,14 +189,18 @@ def _ask(choose: Callable[[], _Slice], agent: AgentScope, action: ActionScope, q
     try:
         chosen = choose()
         schema = action.schema(chosen.context)
+        context = json.dumps({name: value for name, value in question.context.items() if name in chosen.context})
+        attributes = json.dumps(resource)
+        if len(context) + len(attributes) > MAX_QUESTION_CHARS:
+            raise EvaluationFailed("the intent is too large to be evaluated")
         request = {
             "principal": {"type": "Agent", "id": agent.name},
             "action": {"type": "Action", "id": action.name},
             "resource": {"type": "Resource", "id": question.resource_id},
-            "context": json.dumps({name: value for name, value in question.context.items() if name in chosen.context}),
+            "context": context,
         }
         # A schema passed beside an `Entities` handle is not applied to the entities: the handle is built with it.
-        entities = cedarpy.Entities.from_json_str(f"[{agent.entities},{json.dumps(resource)}]", schema)
+        entities = cedarpy.Entities.from_json_str(f"[{agent.entities},{attributes}]", schema)
         result = cedarpy.is_authorized(request, chosen.policies, entities, schema)
         decision, diagnostics = result.decision, result.diagnostics
         # Cedar skips a rule that errs, a forbid too: any error leaves the question open.
