@@ -44,9 +44,10 @@ class Contact:
                 self._sink.abandon()
                 await asyncio.wait({task}, timeout=_ABANDON_GRACE_S)
         finally:
+            # Whoever waited may have gone away, and nobody asks for the outcome then.
+            task.add_done_callback(_look_away)
             if not task.done():
                 task.cancel()
-                task.add_done_callback(_look_away)
         if not task.done() or task.cancelled():
             raise SinkFailed(f"no answer within {limit_s} s")
         error = task.exception()

@@ -81,8 +81,7 @@ class Journal:
         Raises: DirectoryLocked, JournalCorrupt, JournalUnavailable when the disk does not answer.
         """
         self._find()
-        with contextlib.suppress(JournalUnavailable):  # a full disk is a trouble only when the journal is needed
-            self._extend(0)
+        self._prepare()
 
     def _find(self) -> None:
         try:
@@ -99,6 +98,7 @@ class Journal:
                 self._segments.append(
                     _Segment(path=path, size=len(data), handle=None, offset=len(data), extents=extents)
                 )
+            self._drop_superseded()
             self._discard_drained()
         except (DirectoryLocked, JournalCorrupt):
             self._unlock()
@@ -108,9 +108,16 @@ class Journal:
             raise JournalUnavailable(f"the journal cannot be opened: {error.strerror}") from error
 
     def orphans(self) -> list[Journal]:
-        """Open the journals beside this one that hold records and that no process uses. The caller closes them."""
+        """Open the journals beside this one that hold records and that no process uses. The caller closes them.
+
+        Raises: JournalUnavailable when nobody can say whether there are any.
+        """
         found = []
-        for name in self._disk.names(self._directory.parent):
+        try:
+            names = self._disk.names(self._directory.parent)
+        except OSError as error:
+            raise JournalUnavailable(f"the journals cannot be listed: {error.strerror}") from error
+        for name in names:
             if name == self._directory.name:
                 continue
             other = Journal(self._directory.parent / name, max_bytes=self._max_bytes, disk=self._disk)
@@ -177,8 +184,17 @@ class Journal:
             self._retire(segment)
         return True
 
+    def _prepare(self) -> None:
+        """Allocate a file before it is needed. A full disk is a trouble only when the journal is needed."""
+        try:
+            self._extend(0)
+        except JournalUnavailable as error:
+            _log.warning("no journal file is ready for an outage: %s", error)
+
     def _extend(self, frame_bytes: int) -> _Segment:
         """Add a file to write to. Raises: JournalFull, JournalUnavailable."""
+        with contextlib.suppress(OSError):  # files that failed before anything was acknowledged in them take no room
+            self._discard_drained()
         size = max(self._segment_bytes, FILE_HEADER.size + frame_bytes)
         if sum(segment.size for segment in self._segments) + size > self._max_bytes:
             raise JournalFull("the journal is full")
@@ -247,8 +263,7 @@ class Journal:
         except OSError as error:
             raise JournalUnavailable(f"a drained journal file cannot be removed: {error.strerror}") from error
         if self._active() is None and not self._only_drains:
-            with contextlib.suppress(JournalUnavailable):
-                self._extend(0)
+            self._prepare()
 
     # --- details ----------------------------------------------------------------------------------------------------
 
@@ -262,6 +277,24 @@ class Journal:
             with contextlib.suppress(OSError):
                 self._disk.close(segment.handle)
             segment.handle = None
+
+    def _drop_superseded(self) -> None:
+        """Forget a last frame that was written again in a later file, because its own file failed.
+
+        A disk may keep what it said it could not. Whoever waited for that frame was answered by what was written then:
+        perhaps that it is refused.
+        """
+        followed_by: set[bytes] = set()
+        for segment in reversed(self._segments):
+            if not segment.extents:
+                continue
+            first, last = (self._first_body(segment, segment.extents[n]) for n in (0, -1))
+            if last in followed_by:
+                self._waiting_bytes -= segment.extents.pop().size
+            followed_by.add(first)
+
+    def _first_body(self, segment: _Segment, extent: Extent) -> bytes:
+        return frames.decode(self._disk.read(segment.path, extent.offset, extent.size))[0].body
 
     def _discard_drained(self) -> None:
         for segment in list(self._segments):

@@ -18,6 +18,7 @@ import asyncio
 import base64
 import contextlib
 import logging
+import sys
 from collections import deque
 from typing import TYPE_CHECKING, Final
 
@@ -34,7 +35,7 @@ from services.recording.effects import EffectMalformed, EncodedEffect, close_ref
 from services.recording.frames import JournalCorrupt, JournalRow
 from services.recording.journal import JournalUnavailable
 from services.recording.mode import LaneCounters, LaneSettings, Mode, Unrecordable
-from services.recording.orphan import Orphan
+from services.recording.past import Past, place
 from services.recording.sink import Batch, Fork, Row, SinkFailed
 
 if TYPE_CHECKING:
@@ -81,18 +82,16 @@ class Lane:
         self._stream = ""
         self._key = Ed25519PrivateKey.generate()  # lives here and nowhere else, and only as long as this process
         self._head: Receipt | None = None
-        self._predecessor: Receipt | None = None
-        self._past_settled = False
         self._waiting: deque[Chained] = deque()
         self._waiting_bytes = 0
         self._unplaced: list[Chained] = []  # in doubt, or refused by the journal: durable nowhere for certain
         self._refused_late: set[Receipt] = set()
-        self._orphans: list[Orphan] = []
         self._sink_ready = False
         self._contact = Contact(sink, self._settings.commit_deadline_s)
         self._drain = Drain(
             sink, self._contact, self._settings, on_refused=self._on_refused_late, meanwhile=self._meanwhile
         )
+        self._past = Past(sink, self._contact, self._drain, journal, self, lane=self._lane)
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._recovery: asyncio.Task[None] | None = None
@@ -155,18 +154,18 @@ class Lane:
                 await self._contact.call(self._sink.connect(self._journal.identity), _CONNECT_LIMIT_S)
                 while await self._drain_frames():
                     pass
-                self._predecessor = await self._contact.ask(self._sink.last_stream(self._lane, other_than=self._stream))
+                await self._past.look_up(self._stream)
                 mode = Mode.DATABASE
             except Fork:
                 raise
             except SinkFailed as error:
                 _log.warning("the database is away at the start, recording to the journal: %s", error)
-                self._predecessor = await asyncio.to_thread(self._journal_tail)
+                await asyncio.to_thread(self._past.read_journal)
                 mode = Mode.JOURNAL
-            self._chain_own("stream.open", self._opening())
+            self.say("stream.open", self._opening())
             if mode is Mode.DATABASE:
                 try:
-                    await self._settle_past()
+                    await self._past.settle(self._stream)
                 except Fork:
                     raise
                 except SinkFailed as error:
@@ -200,6 +199,11 @@ class Lane:
             await self._sink.close()
             await asyncio.to_thread(self._close_journals)
 
+    async def until_ended(self) -> None:
+        """Wait for as long as the lane runs, and raise what ended it: a process without its lane is of no use."""
+        if self._task is not None:
+            await asyncio.shield(self._task)
+
     # --- chaining -------------------------------------------------------------------------------------------------
 
     def _chain(self, entry: Entry) -> Chained:
@@ -213,7 +217,7 @@ class Lane:
         self._take_in(item)
         return item
 
-    def _chain_own(
+    def say(
         self,
         kind: str,
         members: Mapping[str, JSON] | None = None,
@@ -221,6 +225,7 @@ class Lane:
         effect: EncodedEffect | None = None,
         settles: Chained | None = None,
     ) -> Chained:
+        """Chain a record of the lane's own."""
         linked = link(self._stream, self._head, kind=kind, at=self._clock.now(), members=members)
         item = Chained(linked, kind=kind, effect=effect, may_release=True, own=True, settles=settles)
         self._take_in(item)
@@ -233,14 +238,14 @@ class Lane:
         self.counters.chained += 1
         self._wake.set()
 
-    def _void(self, record: Receipt, kind: str, why: str, *, settles: Chained | None = None) -> Chained:
+    def void(self, record: Receipt, kind: str, why: str, *, settles: Chained | None = None) -> Chained:
         """Chain the record that says: this one stands in the log, and what it speaks of did not happen."""
         earlier = record.stream != self._stream
-        place: dict[str, JSON] = _place(record) if earlier else {"seq": record.seq, "hash": record.hash}
+        stands: dict[str, JSON] = place(record) if earlier else {"seq": record.seq, "hash": record.hash}
         self.counters.voided += 1
-        return self._chain_own(
+        return self.say(
             void_kind(kind, earlier=earlier),
-            {"void": place, "why": why},
+            {"void": stands, "why": why},
             effect=close_refusal(record.stream, record.seq),
             settles=settles,
         )
@@ -253,8 +258,8 @@ class Lane:
             "reason": "start",
             "seal_key": base64.urlsafe_b64encode(public).rstrip(b"=").decode("ascii"),
         }
-        if self._predecessor is not None:
-            members["predecessor"] = _place(self._predecessor)
+        if self._past.predecessor is not None:
+            members["predecessor"] = place(self._past.predecessor)
         return members
 
     def _seal(self, head: Receipt) -> bytes:
@@ -266,12 +271,13 @@ class Lane:
         try:
             closing: Chained | None = None
             while True:
-                await self._release_orphans()
+                if not self._diverged:
+                    await self._past.release()
                 idle = not self._waiting and not self._unplaced
                 if self._stopping and (idle or self._mode is Mode.CLOSED):
                     if closing is not None or self._mode is Mode.CLOSED:
                         break
-                    closing = self._chain_own("stream.close", {"reason": "stop"})
+                    closing = self.say("stream.close", {"reason": "stop"})
                 if self._mode is Mode.DATABASE:
                     await self._database_turn()
                 else:
@@ -279,8 +285,8 @@ class Lane:
         finally:
             for item in (*self._unplaced, *self._waiting):
                 item.fail("the recorder stopped")
-            if not self._stopping:
-                _log.critical("lane %s ended by itself, and takes nothing any more", self._lane)
+            if not self._stopping and not isinstance(sys.exc_info()[1], asyncio.CancelledError):
+                _log.critical("lane %s ended by itself, and takes nothing any more", self._lane, exc_info=True)
             self._set_mode(Mode.STOPPED if self._stopping else Mode.CLOSED)
 
     async def _wait_for_work(self, limit_s: float | None = None) -> bool:
@@ -293,7 +299,7 @@ class Lane:
         while True:
             await asyncio.sleep(self._settings.heartbeat_s)
             if self._mode in (Mode.DATABASE, Mode.JOURNAL) and not self._stopping:
-                self._chain_own("stream.heartbeat", {"waiting": len(self._waiting)})
+                self.say("stream.heartbeat", {"waiting": len(self._waiting)})
 
     def _set_mode(self, mode: Mode) -> None:
         before, self._mode = self.in_journal, mode
@@ -332,7 +338,7 @@ class Lane:
             if index in refused:
                 self.counters.refused += 1
                 item.voided = True
-                self._void(item.receipt, item.kind, "effect_refused", settles=item)
+                self.void(item.receipt, item.kind, "effect_refused", settles=item)
             else:
                 item.settle(in_journal=False)
 
@@ -392,18 +398,16 @@ class Lane:
                 item.released = False
             if not item.released and not item.voided and not item.own:
                 item.voided = True
-                self._void(item.receipt, item.kind, "not_released")
+                self.void(item.receipt, item.kind, "not_released")
         frame += self._all_waiting()
         return frame
 
-    def _journal_rows(self, frame: Sequence[Chained]) -> list[JournalRow]:
+    def _journal_rows(self, frame: Sequence[Chained], *, sealed_every: int) -> list[JournalRow]:
         last = len(frame) - 1
         return [
             JournalRow(
                 body=item.body,
-                seal=self._seal(item.receipt)
-                if n == last or n % self._settings.group_rows == self._settings.group_rows - 1
-                else None,
+                seal=self._seal(item.receipt) if n == last or (n + 1) % sealed_every == 0 else None,
                 released=item.released,
                 effect=item.effect,
             )
@@ -414,7 +418,8 @@ class Lane:
         """Journal everything that is chained, and answer; return whether the journal took it."""
         frame = self._form_frame()
         try:
-            await asyncio.to_thread(self._journal.write, self._journal_rows(frame))
+            rows = self._journal_rows(frame, sealed_every=self._settings.group_rows)
+            await asyncio.to_thread(self._journal.write, rows)
         except JournalUnavailable as error:
             _log.critical("neither the database nor the journal takes records: %s", error)
             self._refuse(frame, str(error))
@@ -473,8 +478,8 @@ class Lane:
             if self._unplaced:
                 await self._drain_unplaced()
                 return
-            if not self._past_settled:
-                await self._settle_past()
+            if not self._past.settled:
+                await self._past.settle(self._stream)
             # Nothing is in the journal and nothing is in flight: whatever waits now follows the last stored record.
             self.counters.returns += 1
             self._refused_late.clear()
@@ -512,7 +517,7 @@ class Lane:
         item = next((item for item in self._unplaced if item.receipt == record.receipt), None)
         if item is not None:
             item.voided = True
-        self._void(record.receipt, record.kind, "effect_refused", settles=item)
+        self.void(record.receipt, record.kind, "effect_refused", settles=item)
 
     async def _meanwhile(self) -> None:
         """Go on journalling while the database takes its time, so that it delays nobody's answer."""
@@ -522,77 +527,12 @@ class Lane:
     async def _drain_unplaced(self) -> None:
         """Store what the journal did not take. Its callers were refused, so its effects are not applied."""
         frame = self._form_frame()
-        await self._drain.store(replay.read(self._journal_rows(frame)))
+        # Each is sealed, because each may be stored alone and be the last that this process stores: nothing else holds
+        # them, and a tail that no seal covers looks forged for ever.
+        await self._drain.store(replay.read(self._journal_rows(frame, sealed_every=1)))
         self._unplaced = []
         self._answer(frame, in_journal=False)
 
-    # --- the past -------------------------------------------------------------------------------------------------
-
-    def _journal_tail(self) -> Receipt | None:
-        """Return the last record that an earlier process left in the journal."""
-        tail, skip = None, 0
-        while (found := self._drain.read(self._journal, skip)) is not None:
-            skip += found[0]
-            tail = found[1][-1].receipt
-        return tail
-
-    async def _settle_past(self) -> None:
-        """Say what became of earlier streams. Raises: SinkFailed."""
-        # 1. Who came before? Known at the start, unless the database was away.
-        predecessor = await self._contact.ask(self._sink.last_stream(self._lane, other_than=self._stream))
-        if predecessor is not None and predecessor != self._predecessor:
-            self._chain_own("stream.takes_over", {"predecessor": _place(predecessor), "why": "unknown_at_open"})
-            self._predecessor = predecessor
-        # 2. Journals of processes that are gone.
-        if not self._orphans:
-            self._orphans = [Orphan(journal) for journal in await asyncio.to_thread(self._journal.orphans)]
-        for orphan in list(self._orphans):
-            await self._adopt(orphan)
-        # 3. Effects that were refused, and whose void a crash prevented.
-        streams = {stream for orphan in self._orphans for stream in orphan.tails}
-        refusals = await self._contact.ask(self._sink.refusals(self._lane, other_than=self._stream, streams=streams))
-        voids = [self._void(refusal.receipt, refusal.kind, "effect_refused") for refusal in refusals]
-        for orphan in self._orphans:
-            orphan.written += voids
-        self._past_settled = True
-
-    async def _adopt(self, orphan: Orphan) -> None:
-        """Bring the records of a process that is gone to the database, and say so. Raises: SinkFailed."""
-        if orphan.written:
-            return
-        try:
-            await self._contact.ask(self._sink.fence(orphan.journal.identity))
-            orphan.frames = 0
-            while (found := await asyncio.to_thread(self._drain.read, orphan.journal, orphan.frames)) is not None:
-                await self._drain.store(found[1])
-                orphan.frames += found[0]
-                orphan.tails |= {record.receipt.stream: record.receipt for record in found[1]}
-        except (Fork, JournalCorrupt, JournalUnavailable) as error:
-            # Its files stay as they are; this lane's own history does not depend on them.
-            _log.critical("an orphaned journal cannot be taken over, a human has to look: %s", error)
-            self._orphans.remove(orphan)
-            await asyncio.to_thread(orphan.journal.close)
-            return
-        orphan.written = [
-            self._chain_own("stream.takes_over", {"predecessor": _place(tail), "why": "orphaned_journal"})
-            for tail in orphan.tails.values()
-        ]
-
-    async def _release_orphans(self) -> None:
-        """Delete the journals of others once everything that was said about them is durable."""
-        if not self._past_settled or not self._orphans or self._diverged:
-            return
-        if all(item.done for orphan in self._orphans for item in orphan.written):
-            for orphan in list(self._orphans):
-                await asyncio.to_thread(orphan.discard)
-                self._orphans.remove(orphan)
-
     def _close_journals(self) -> None:
-        for orphan in self._orphans:
-            orphan.journal.close()
-        self._orphans = []
+        self._past.close()
         self._journal.close()
-
-
-def _place(receipt: Receipt) -> dict[str, JSON]:
-    return {"stream": receipt.stream, "seq": receipt.seq, "hash": receipt.hash}

@@ -67,6 +67,24 @@ async def test_a_database_that_returns_first_takes_what_no_journal_took(world):
     assert voids(world.log()).keys() == {one.receipt.seq for one in pending}
 
 
+async def test_a_crash_between_two_records_that_are_stored_alone_leaves_a_sealed_tail(world):
+    """No journal holds them, so nobody could seal them later; an auditor would take the tail for forged."""
+    lane = await world.start()
+    world.database.faults.extend([Fault.REJECT, Fault.REJECT, None, None, Fault.HANG])
+    world.disk.fail_sync, world.disk.full = 1, True
+    for pending in [lane.append(allow(n)) for n in (1, 2)]:
+        with pytest.raises(RecordingFailed):
+            await pending.settled()
+    await world.until(lambda: world.database.in_flight)
+    await world.crash(lane, power=True)
+    world.disk.full = False
+
+    again = await world.start()
+    await again.append(allow(3)).settled()
+
+    assert world.kinds()[:2] == ["stream.open", "decision"]
+
+
 async def test_what_waited_while_the_lane_closed_hears_of_its_refused_effect(world):
     world.settings = replace(FAST, journal_retry_s=3600)
     lane = await world.start()
@@ -216,7 +234,7 @@ async def test_the_journal_of_a_pod_that_is_gone_is_drained_and_adopted(world):
     (adopted,) = [found for found in log if found.kind == "stream.takes_over"]
     assert adopted.members["predecessor"]["hash"] == settled.receipt.hash
     assert settled.receipt in [found.receipt for found in log]
-    await world.until(lambda: not lane._orphans)
+    await world.until(lambda: not lane._past._orphans)
     assert not [name for name in world.disk.names(ROOT / "gone") if name.endswith(".journal")]
 
 

@@ -207,7 +207,7 @@ def test_when_the_new_file_fails_too_nothing_counts(disk, journal, fault):
     assert contents(journal) == [tuple(rows(1))]
     failed = {path: bytes(file.cached) for path, file in disk.files.items()}
     journal.write(rows(3))
-    assert all(disk.files[path].cached == before for path, before in failed.items()), "each is left as it is"
+    assert all(path not in disk.files or disk.files[path].cached == before for path, before in failed.items())
     disk.crash()
     assert contents(reopened(disk)) == [tuple(rows(1)), tuple(rows(3))]
 
@@ -226,8 +226,64 @@ def test_a_new_file_that_fails_on_its_first_frame_is_given_up_as_well(disk, jour
     disk.sync = sync
     failed = {path: bytes(file.cached) for path, file in disk.files.items()}
     journal.write(rows(2))
-    assert all(disk.files[path].cached == before for path, before in failed.items())
+    assert all(path not in disk.files or disk.files[path].cached == before for path, before in failed.items())
     assert contents(journal) == [tuple(rows(2))]
+
+
+def test_files_that_failed_take_no_room_however_long_the_disk_fails(disk, journal):
+    """Otherwise a disk that fails for half a minute would leave the journal full of nothing until the next start."""
+    journal.write(rows(1))
+    disk.fail_sync = 1_000
+    for _ in range(50):
+        with pytest.raises(JournalUnavailable):
+            journal.write(rows(2))
+    disk.fail_sync = 0
+    journal.write(rows(2))
+    assert contents(journal) == [tuple(rows(1)), tuple(rows(2))]
+    assert len([path for path in disk.files if path.suffix == ".journal"]) == 2
+
+
+@pytest.mark.parametrize("files_that_fail", [1, 2])
+def test_a_frame_that_its_disk_kept_although_it_said_no_is_superseded_by_what_was_written_then(disk, files_that_fail):
+    """Its callers were refused by the later one; the earlier one must not bring the permission back."""
+    journal = reopened(disk)
+    journal.write(rows(1))
+    sync, write, failures = disk.sync, disk.write, []
+
+    def kept_and_denied(handle):
+        sync(handle)
+        if len(failures) < files_that_fail:
+            failures.append(handle)
+            raise OSError(5, "Input/output error")
+
+    def no_second_thoughts(handle, data, offset):
+        if handle in failures:
+            raise OSError(5, "Input/output error")
+        write(handle, data, offset)
+
+    disk.sync, disk.write = kept_and_denied, no_second_thoughts
+    refused = [JournalRow(body=row.body, seal=row.seal, released=False) for row in rows(2)]
+    if files_that_fail == 1:
+        journal.write(refused)
+    else:
+        with pytest.raises(JournalUnavailable):
+            journal.write(rows(2))
+        journal.write(refused)
+    journal.write(rows(3))
+    disk.sync, disk.write = sync, write
+    disk.crash(power=True)
+    again = reopened(disk)
+    assert contents(again) == [tuple(rows(1)), tuple(refused), tuple(rows(3))]
+    assert again.waiting_bytes == sum(len(frames.encode(frame)) for frame in contents(again))
+
+
+def test_journals_that_cannot_be_listed_are_not_taken_for_none(disk, journal):
+    def cannot(directory):
+        raise OSError(5, "Input/output error")
+
+    disk.names = cannot
+    with pytest.raises(JournalUnavailable, match="cannot be listed"):
+        journal.orphans()
 
 
 def test_a_full_disk_does_not_matter_while_there_is_an_allocated_file(disk, journal):
