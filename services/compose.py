@@ -388,6 +388,7 @@ async def _open_parts(
 def background(service: Service) -> Sequence[Coroutine[None, None, None]]:
     """Return what must run as long as the process does; the end of one is the end of all."""
     return (
+        service.lane.until_ended(),
         service.heartbeat.run(),
         service.policies.run(),
         service.orders.run(),

@@ -15,7 +15,7 @@ from holdfast.audit.record import Receipt
 from services.recording.sink import Fork, Refusal, Rejected, SinkFailed
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterable
+    from collections.abc import AsyncIterator, Callable, Iterable
 
     from services.recording.sink import Batch
 
@@ -58,6 +58,7 @@ class PostgresSink:
         self._fence_timeout_s = fence_timeout_s
         self._connection: asyncpg.Connection[asyncpg.Record] | None = None
         self._append: _Statement | None = None
+        self.on_lost: Callable[[], None] | None = None
 
     async def connect(self, identity: str) -> None:
         """Open a connection, and fence every other of this `identity`. Raises: SinkFailed."""
@@ -86,6 +87,7 @@ class PostgresSink:
                 connection.terminate()
                 raise
         self._connection, self._append = connection, append
+        connection.add_termination_listener(self._on_termination)
 
     async def fence(self, identity: str) -> None:
         """Fence every other connection of another `identity`. Raises: SinkFailed."""
@@ -151,6 +153,11 @@ class PostgresSink:
                 await connection.close(timeout=self._connect_timeout_s)
             except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError):
                 connection.terminate()
+
+    def _on_termination(self, connection: object) -> None:
+        # What was abandoned, closed or replaced is not this sink's connection any more.
+        if connection is self._connection and self.on_lost is not None:
+            self.on_lost()
 
     async def _fence(self, connection: asyncpg.Connection[asyncpg.Record], identity: str) -> None:
         async with asyncio.timeout(self._fence_timeout_s):

@@ -87,6 +87,8 @@ class Lane:
         self._unplaced: list[Chained] = []  # in doubt, or refused by the journal: durable nowhere for certain
         self._refused_late: set[Receipt] = set()
         self._sink_ready = False
+        self._sink_lost = False
+        sink.on_lost = self._on_sink_lost
         self._contact = Contact(sink, self._settings.commit_deadline_s)
         self._drain = Drain(
             sink, self._contact, self._settings, on_refused=self._on_refused_late, meanwhile=self._meanwhile
@@ -312,6 +314,12 @@ class Lane:
 
     async def _database_turn(self) -> None:
         self._wake.clear()
+        if self._sink_lost:
+            # Nothing is under way, so nothing is in doubt. An idle lane is back before anybody comes.
+            _log.warning("the connection to the database ended while nothing was under way")
+            self._lose_sink()
+            self._set_mode(Mode.JOURNAL)
+            return
         if not self._waiting:
             if not self._stopping:
                 await self._wait_for_work()
@@ -451,9 +459,13 @@ class Lane:
     def _lose_sink(self) -> None:
         """Drop the connection and let the recovery task get another. It connects and fences, and nothing else."""
         self._sink.abandon()
-        self._sink_ready = False
+        self._sink_ready = self._sink_lost = False
         if self._recovery is None or self._recovery.done():
             self._recovery = asyncio.create_task(self._recover(), name=f"recovery of lane {self._lane}")
+
+    def _on_sink_lost(self) -> None:
+        self._sink_lost = True
+        self._wake.set()
 
     async def _recover(self) -> None:
         pause_s = self._settings.reconnect_first_s

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from holdfast.audit.record import Receipt
 
@@ -61,7 +61,13 @@ class Refusal:
 
 
 class AuditSink(Protocol):
-    """The log in a database, through one connection of its own. One call at a time; `abandon` at any time."""
+    """The log in a database, through one connection of its own. One call at a time; `abandon` at any time.
+
+    `on_lost` is told, on the loop, when the connection ends that nobody abandoned or closed, though nobody asks
+    anything of it: a server that restarts, an administrator who ends it. Silence is not told.
+    """
+
+    on_lost: Callable[[], None] | None
 
     async def connect(self, identity: str) -> None:
         """Open a connection, and fence every other of this `identity`.

@@ -42,6 +42,9 @@ class Memory:
         self.database.faults.append(Fault.HANG)
         return asyncio.create_task(sink.commit_batch(batch))
 
+    async def end_connections(self) -> None:
+        self.database.restart()
+
     async def close(self) -> None:
         pass
 
@@ -80,6 +83,12 @@ class Real:
         while await self._connection.fetchval(waiting) == 0:  # noqa: ASYNC110 - only the database knows
             await asyncio.sleep(0)
         return task
+
+    async def end_connections(self) -> None:
+        await self._connection.fetch(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+            " WHERE application_name LIKE 'holdfast-lane-%' AND datname = current_database()"
+        )
 
     async def close(self) -> None:
         await self._connection.close()
@@ -214,6 +223,24 @@ async def test_after_abandon_a_commit_under_way_raises_and_nothing_else_is_taken
         await sink.commit_batch(stream.batch())
     if isinstance(behind, Real):
         await behind._holding.rollback()
+
+
+async def test_a_connection_that_ends_while_nobody_asks_is_told_and_one_that_was_abandoned_is_not(behind, sink):
+    lost = asyncio.Event()
+    sink.on_lost = lost.set
+    sink.abandon()
+    await asyncio.sleep(0.05)
+    assert not lost.is_set()
+    await sink.connect("me")
+    await asyncio.sleep(0.05)
+    assert not lost.is_set(), "nor is the one before it"
+
+    await behind.end_connections()
+
+    async with asyncio.timeout(10):
+        await lost.wait()
+    with pytest.raises(SinkFailed):
+        await sink.hash_at("str_" + "0" * 26, 0)
 
 
 async def test_a_second_connection_of_the_same_identity_fences_the_first(behind, sink, stream):

@@ -64,6 +64,12 @@ class MemoryDatabase:
         if keep in self.in_flight:
             self.land(keep)
 
+    def restart(self) -> None:
+        """End every connection; what is under way is rolled back. It answers again at once."""
+        for sink in list(self.connected):
+            self.in_flight.pop(sink, None)
+            sink.lose()
+
     def land(self, sink: MemorySink) -> None:
         """End the transaction that hung."""
         if (flight := self.in_flight.pop(sink, None)) is not None and flight[1] is Fault.HANG_THEN_COMMIT:
@@ -76,6 +82,7 @@ class MemorySink:
     def __init__(self, database: MemoryDatabase) -> None:
         self.database = database
         self._connection: asyncio.Future[None] | None = None
+        self.on_lost = None
         self.commits = 0
         self.under_way = 0
         self.cancelled = 0
@@ -135,6 +142,17 @@ class MemorySink:
             self._connection.set_exception(ConnectionResetError("abandoned"))
             self._connection.exception()
         self._connection = None
+
+    def lose(self) -> None:
+        """Let the database end the connection."""
+        if self._connection is not None and not self._connection.done():
+            self._connection.set_exception(ConnectionResetError("the database ended it"))
+            self._connection.exception()
+            asyncio.get_running_loop().call_soon(self._told, self._connection)
+
+    def _told(self, lost) -> None:
+        if lost is self._connection and self.on_lost is not None:
+            self.on_lost()
 
     async def hash_at(self, stream, seq):
         self._alive()

@@ -207,6 +207,16 @@ async def test_a_killed_server_that_comes_back_loses_nothing(url, lane, server):
     await _check(url, load)
 
 
+async def test_a_restart_while_nothing_is_recorded_costs_no_decision(url, lane, server):
+    assert (await lane.append(allow(1)).settled()).applied
+    await asyncio.to_thread(server.kill)
+    await _until(lambda: lane.mode is Mode.JOURNAL)
+    await asyncio.to_thread(server.start)
+    await _until(lambda: lane.mode is Mode.DATABASE)
+    assert (await lane.append(allow(2)).settled()).applied
+    assert lane.counters.in_doubt == 0
+
+
 async def test_a_service_that_crashes_in_an_outage_loses_nothing(url, server, tmp_path):
     where = tmp_path / "journal" / "a"
     first = _lane(url, where)

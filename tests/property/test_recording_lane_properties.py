@@ -42,6 +42,7 @@ STEPS = st.one_of(
     st.tuples(st.just("deny_in_doubt"), st.sampled_from(FAULTS)),
     st.tuples(st.just("outage"), st.integers(0, 5)),
     st.tuples(st.just("database"), st.booleans()),
+    st.tuples(st.just("restart"), st.none()),
     st.tuples(st.just("sync_fails"), st.integers(1, 3)),
     st.tuples(st.just("write_fails"), st.integers(1, 3)),
     st.tuples(st.just("disk_full"), st.booleans()),
@@ -99,6 +100,8 @@ class Story:
                 world.database.faults.append(value)
             case "database":
                 world.database.up = value
+            case "restart":
+                world.database.restart()
             case "sync_fails":
                 world.disk.fail_sync = value
             case "write_fails":

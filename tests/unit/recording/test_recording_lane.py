@@ -283,6 +283,53 @@ async def test_everything_chained_behind_a_commit_in_doubt_keeps_its_place(world
     assert voids(log).keys() == {pending.receipt.seq for pending in [first, behind[1], behind[3], behind[5]]}
 
 
+async def test_a_restart_of_the_database_costs_an_idle_lane_nothing(world):
+    lane = await world.start()
+    await lane.append(allow(1)).settled()
+    heard = []
+    lane.on_mode_change = heard.append
+
+    world.database.restart()
+    await world.until(lambda: heard == [True, False])
+
+    assert (await lane.append(allow(2)).settled()).applied
+    assert lane.counters.in_doubt == 0
+    assert voids(world.log()) == {}
+
+
+async def test_a_database_that_leaves_an_idle_lane_is_noticed_before_anybody_comes(world):
+    lane = await world.start()
+    await lane.append(allow(1)).settled()
+    world.database.up = False
+    world.database.restart()
+    await world.until(lambda: lane.in_journal)
+    assert lane.counters.in_doubt == 0
+
+
+async def test_an_error_that_nobody_foresaw_ends_the_lane_loudly_and_refuses_everything(world, caplog):
+    lane = await world.start()
+    await lane.append(allow(1)).settled()
+    world.database.up = False
+
+    def unforeseen(*args):
+        raise ZeroDivisionError
+
+    world.disk.write = unforeseen
+    pending = lane.append(denial(2))
+
+    with pytest.raises(ZeroDivisionError):
+        await lane.until_ended()
+    with pytest.raises(RecordingFailed):
+        await pending.settled()
+    with pytest.raises(RecordingFailed):
+        lane.append(denial(3))
+    assert "ended by itself" in caplog.text
+    assert "ZeroDivisionError" in caplog.text
+    del world.disk.write
+    with pytest.raises(ZeroDivisionError):
+        await lane.stop()
+
+
 async def test_in_journal_mode_a_permission_is_refused_before_it_is_chained(world):
     lane = await world.start()
     world.database.up = False
