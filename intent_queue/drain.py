@@ -2,8 +2,10 @@
 
 One tick:
 
-1. Give back what an earlier tick could not, because the database was away. First, so that no attempt is counted.
-2. Take back leases that ran out; the fifth time an intent is parked.
+1. Give back what an earlier tick could not, because the database was away, and what a claim in doubt may have leased.
+   First, so that no attempt is counted.
+2. Take back leases that ran out; the fifth time an intent is parked. Not right after the database was away, or another
+   worker led: whoever lost touch with it gives back first.
 3. Expire what is overdue. It needs only the log, so it does not wait for the gate, and comes before deciding: an
    intent whose time is up is never evaluated.
 4. If the gate is open, claim a small batch and decide it, as many at once as the pace allows.
@@ -43,6 +45,10 @@ START_WITHIN_S: Final = LEASE_S / 3
 # A decision slower than this says that live traffic needs the room.
 SLOW_S: Final = 1.0
 MAX_BACKOFF_S: Final = 60.0
+# A claim whose commit was in doubt may yet be committed, by a backend that was stopped meanwhile.
+DOUBT_S: Final = 20 * LEASE_S
+# How long whoever held leases through an outage has to give them back uncounted.
+GRACE_S: Final = 5.0
 # How long an intent that could not be decided lets others go first.
 DEFER_S: Final = 5.0
 
@@ -140,6 +146,8 @@ class Drain:
         self._owed: list[ClaimedItem] = []
         self._owed_deferred: list[ClaimedItem] = []
         self._owed_until: dict[datetime, list[ClaimedItem]] = {}
+        self._in_doubt_until = float("-inf")
+        self._reclaim_from = float("-inf")
 
     @property
     def pace(self) -> Pace:
@@ -150,23 +158,51 @@ class Drain:
         """Do one bounded slice and report it. Never raises for a dependency that is away."""
         report = TickReport()
         try:
-            await self._give_back()
-            reclaimed = await self._store.reclaim_expired_leases()
-            report = replace(report, reclaimed=reclaimed.returned, parked=tuple(reclaimed.parked))
+            await self._settle_up()
+            if self._clock.monotonic() >= self._reclaim_from:
+                reclaimed = await self._store.reclaim_expired_leases()
+                report = replace(report, reclaimed=reclaimed.returned, parked=tuple(reclaimed.parked))
 
-            due = await self._store.expired(EXPIRE_LIMIT, self._worker)
+            due = await self._leased(self._store.expired(EXPIRE_LIMIT, self._worker))
             report = await self._work(report, due, self._decider.expire, gate=_always)
             report = replace(report, due=len(due), more=len(due) == EXPIRE_LIMIT and not report.stopped)
             if report.stopped or not self._gate():
                 return replace(report, stopped=True)
 
             limit = self._pace.window * BATCH_PER_WINDOW
-            batch = await self._store.claim(limit, self._worker)
+            batch = await self._leased(self._store.claim(limit, self._worker))
             report = await self._work(report, batch, self._decider.authorize, gate=self._gate)
             more = not report.stopped and (report.more or len(batch) == limit)
             return replace(report, claimed=len(batch), more=more)
         except QueueUnavailable:
+            self._be_patient()
             return replace(report, stopped=True, unavailable=True, more=False)
+
+    async def stand_by(self) -> None:
+        """Give back what is owed while another worker leads, which would count an attempt. Never raises for an outage.
+
+        Not concurrently with `tick`.
+        """
+        self._be_patient()
+        with contextlib.suppress(QueueUnavailable):
+            await self._settle_up()
+
+    def _be_patient(self) -> None:
+        self._reclaim_from = self._clock.monotonic() + GRACE_S
+
+    async def _leased(self, claim: Awaitable[list[ClaimedItem]]) -> list[ClaimedItem]:
+        try:
+            return await claim
+        except QueueUnavailable:
+            # Leased or not, nobody knows; and if so, nobody will decide them.
+            self._in_doubt_until = self._clock.monotonic() + DOUBT_S
+            raise
+
+    async def _settle_up(self) -> None:
+        """Give back everything that this worker holds, or may hold. Between ticks it decides nothing."""
+        await self._give_back()
+        if self._clock.monotonic() < self._in_doubt_until:
+            await self._store.abandon(self._worker)
 
     async def _work(
         self,
@@ -205,6 +241,7 @@ class Drain:
             await self._give_back()
             parked = [item.intent_id for item in work.poisoned if await self._count_attempt(item) is State.PARKED]
         except QueueUnavailable:
+            self._be_patient()
             return replace(report, stopped=True, unavailable=True)
         return replace(report, parked=(*report.parked, *parked))
 

@@ -53,6 +53,7 @@ _DUE: Final = _sql("due")
 _LEASE: Final = _sql("lease")
 _RECLAIM: Final = _sql("reclaim")
 _RELEASE: Final = _sql("release")
+_ABANDON: Final = _sql("abandon")
 _EXTEND: Final = _sql("extend")
 _POSITION: Final = _sql("position")
 _DEPTHS: Final = _sql("depths")
@@ -127,6 +128,15 @@ class QueueStore:
         async with self._connection() as connection:
             rows = await connection.fetch(_RELEASE, ids, epochs, not_before, 0, MAX_ATTEMPTS, timeout=self._deadline_s)
         return len(rows)
+
+    async def abandon(self, worker: str) -> int:
+        """Give back every lease that names `worker`, without counting an attempt; return how many there were.
+
+        Only for the worker itself, while it decides nothing: a claim whose commit was in doubt may have left leases
+        that nobody knows of.
+        """
+        async with self._connection() as connection:
+            return len(await connection.fetch(_ABANDON, worker, timeout=self._deadline_s))
 
     async def extend(self, intent_id: str, epoch: int, lease_s: float = LEASE_S) -> bool:
         """Let a lease run `lease_s` from now; False if it was lost or had run out."""

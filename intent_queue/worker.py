@@ -62,11 +62,14 @@ async def run(
             listener.cancel()
 
 
-def led_by(leader: Leader, tick: Callable[[], Awaitable[TickReport]]) -> Callable[[], Awaitable[TickReport]]:
-    """Return a tick that does nothing where another worker leads."""
+def led_by(
+    leader: Leader, tick: Callable[[], Awaitable[TickReport]], stand_by: Callable[[], Awaitable[None]]
+) -> Callable[[], Awaitable[TickReport]]:
+    """Return a tick that only stands by where another worker leads."""
 
     async def tick_if_leading() -> TickReport:
         if not await leader.leads():
+            await stand_by()
             return TickReport(led=False)
         return await tick()
 

@@ -68,7 +68,7 @@ async def _work(settings: Settings) -> None:
             worker=settings.instance,
         )
         tick = parking_recorded(drain.tick, service)
-        await worker.run(settings.broker_url, worker.led_by(leader, tick), stop=stop)
+        await worker.run(settings.broker_url, worker.led_by(leader, tick, drain.stand_by), stop=stop)
         for task in running:
             task.cancel()
 

@@ -11,11 +11,11 @@ import asyncpg
 import pytest
 from queue_rows import OUTCOMES, Row, SqlDecider, Watch, entries, lapse_leases, make_due, outcomes, put, settle
 
-from intent_queue.drain import BATCH_PER_WINDOW, SLOW_S, START_WITHIN_S, Drain, PoisonIntent, Postponed, Result
+from intent_queue.drain import BATCH_PER_WINDOW, GRACE_S, SLOW_S, START_WITHIN_S, Drain, PoisonIntent, Postponed, Result
 from intent_queue.leader import Leader
 from intent_queue.pace import START, Pace
 from intent_queue.states import MAX_ATTEMPTS
-from intent_queue.store import QueueStore, QueueUnavailable
+from intent_queue.store import LEASE_S, QueueStore, QueueUnavailable
 from intent_queue.worker import led_by
 
 pytest_plugins = ["queue_servers"]
@@ -357,6 +357,103 @@ async def test_a_database_lost_mid_slice_costs_no_attempt(drain, decider, queue_
     assert {item.attempts for item in decider.authorized} == {0}
 
 
+class Doubtful(QueueStore):
+    """Loses the answer of its next claim; what became of the claim is for the test to say."""
+
+    lost = None
+
+    async def claim(self, limit, worker, lease_s=LEASE_S):
+        return await self._in_doubt("claim", super().claim(limit, worker, lease_s))
+
+    async def expired(self, limit, worker, lease_s=LEASE_S):
+        return await self._in_doubt("expired", super().expired(limit, worker, lease_s))
+
+    async def _in_doubt(self, name, call):
+        if self.lost == name:
+            self.lost = None
+            await call
+            raise QueueUnavailable("the answer to COMMIT was lost")
+        return await call
+
+
+@pytest.mark.parametrize(("lost", "kind"), [("claim", {}), ("expired", {"expires_in_s": -1})])
+async def test_a_claim_whose_commit_was_in_doubt_costs_no_attempt(queue_pool, decider, watch, gate, lost, kind):
+    store = Doubtful(queue_pool)
+    drain = Drain(store, decider, watch, Pace(), gate, worker="w1")
+    await put(queue_pool, *numbered(6, **kind), Row("int_other", state="leased", attempts=1))
+    await queue_pool.execute("UPDATE queue_entries SET leased_by = 'w2' WHERE intent_id = 'int_other'")
+    store.lost = lost
+    assert (await drain.tick()).unavailable
+    assert [row["state"] for row in (await entries(queue_pool)).values()].count("leased") == 7
+    await lapse_leases(queue_pool, *(f"int_{n:03}" for n in range(6)))
+
+    report = await drain.tick()
+
+    assert (report.finished, report.reclaimed) == (6, 0)
+    assert {item.attempts for item in (*decider.authorized, *decider.expired)} == {0}
+    assert (await entries(queue_pool))["int_other"]["state"] == "leased", "another worker's lease is its own"
+
+
+async def test_a_claim_that_is_committed_long_after_it_was_given_up_costs_no_attempt(queue_pool, decider, watch, gate):
+    """As by a backend that was stopped in its COMMIT and goes on later."""
+    store = Doubtful(queue_pool)
+    drain = Drain(store, decider, watch, Pace(), gate, worker="w1")
+    store.lost = "claim"
+    assert (await drain.tick()).unavailable
+    await put(queue_pool, *numbered(3))
+    watch.elapsed_s += 60
+    assert len(await store.claim(3, "w1")) == 3
+    await lapse_leases(queue_pool)
+
+    report = await drain.tick()
+
+    assert (report.finished, report.reclaimed) == (3, 0)
+    assert {item.attempts for item in decider.authorized} == {0}
+
+
+async def test_after_an_outage_whoever_held_leases_gives_them_back_before_they_are_counted(
+    queue_pool, decider, watch, gate
+):
+    """The lock went with its connection: another worker leads now, and does not punish intents for the outage."""
+    other = SqlDecider(queue_pool)
+    here, there = (
+        Drain(QueueStore(queue_pool), one, watch, Pace(), gate, worker=name)
+        for name, one in (("w1", decider), ("w2", other))
+    )
+    await put(queue_pool, *numbered(3))
+    await there.stand_by()
+
+    async def lose_the_queue(item):
+        decider.fails[item.intent_id] = Result.NOT_DECIDED
+        if len(decider.fails) == 1:
+            await queue_pool.execute("ALTER TABLE queue_entries RENAME TO away")
+
+    decider.before = lose_the_queue
+    assert (await here.tick()).unavailable
+    await here.stand_by()  # still away
+    await queue_pool.execute("ALTER TABLE away RENAME TO queue_entries")
+    await lapse_leases(queue_pool)
+
+    assert (await there.tick()).reclaimed == 0
+    await here.stand_by()
+    await make_due(queue_pool)
+    watch.elapsed_s += GRACE_S
+    report = await there.tick()
+
+    assert (report.finished, report.reclaimed) == (3, 0)
+    assert {item.attempts for item in other.authorized} == {0}
+
+
+async def test_a_worker_that_died_is_counted_once_the_grace_is_over(queue_pool, decider, watch, gate):
+    drain = Drain(QueueStore(queue_pool), decider, watch, Pace(), gate, worker="w1")
+    await put(queue_pool, Row("int_a", state="leased"))
+    await lapse_leases(queue_pool)
+    await drain.stand_by()
+    assert (await drain.tick()).reclaimed == 0
+    watch.elapsed_s += GRACE_S
+    assert (await drain.tick()).reclaimed == 1
+
+
 # --- leadership -------------------------------------------------------------------------------------------------------
 
 
@@ -410,7 +507,7 @@ async def test_only_the_leader_drains(drain, decider, queue_pool, queue_database
     await put(queue_pool, Row("int_a"))
     async with Leader(queue_database.dsn) as first, Leader(queue_database.dsn) as second:
         assert await first.leads()
-        tick = led_by(second, drain.tick)
+        tick = led_by(second, drain.tick, drain.stand_by)
 
         idle = await tick()
         assert (idle.led, idle.claimed, idle.more) == (False, 0, False)

@@ -545,6 +545,7 @@ _PLANS = {
     "lease": ((["int_000001"], "w1", 30.0), {"queue_entries_pkey", "intents_pkey"}),
     "reclaim": ((10, 5), {"queue_leases", "queue_entries_pkey"}),
     "release": ((["int_000001"], [1], None, 0, 5), {"queue_entries_pkey"}),
+    "abandon": (("w1",), {"queue_leases", "queue_others", "queue_entries_pkey"}),
     "extend": (("int_000001", 1, 30.0), {"queue_entries_pkey", "queue_leases"}),
     "position": (("int_020000", 10_000), {"queue_ready", "queue_entries_pkey"}),
     "count_for": (("agent-7",), {"queue_by_agent"}),

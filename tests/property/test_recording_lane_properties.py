@@ -84,7 +84,7 @@ class Story:
                 if one.lane is self.lane and one.pending.done and one.pending._done.exception() is not None:
                     one.must_be_void = True
 
-    async def step(self, what: str, value) -> None:  # noqa: C901 - a table of what can happen
+    async def step(self, what: str, value) -> None:  # noqa: C901, PLR0912 - a table of what can happen
         world = self.world
         match what:
             case "allow" | "deny":
