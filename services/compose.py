@@ -224,7 +224,9 @@ class Upkeep:
                 self._heartbeat.check()
         except StoreUnreachable:
             found.append("store_unreachable")
-        if self._lane.in_journal:
+        if self._lane.closed:
+            found.append("nothing_takes_records")
+        elif self._lane.in_journal:
             found.append("recording_in_journal")
         if not self._signer.verify_keys():
             found.append("signer_keys_unknown")
@@ -235,6 +237,10 @@ class Upkeep:
     def in_journal(self) -> bool:
         """Return whether records go to the journal."""
         return self._lane.in_journal
+
+    def records_are_refused(self) -> bool:
+        """Return whether neither PostgreSQL nor the journal takes records."""
+        return self._lane.closed
 
     def journal_bytes(self) -> int:
         """Return how many journal bytes PostgreSQL does not have yet."""

@@ -18,6 +18,7 @@ METRICS: Final = {
     "holdfast_queue_oldest_seconds": "how long the oldest waiting intent has waited",
     "holdfast_fail_open_total": "tokens released by a fail-open rule",
     "holdfast_recorder_in_journal": "1 while records go to the local journal",
+    "holdfast_recorder_closed": "1 while neither PostgreSQL nor the local journal takes records",
     "holdfast_journal_bytes": "bytes in the local journal that PostgreSQL does not have yet",
     "holdfast_records_total": "records made durable, by sink",
     "holdfast_consumptions_total": "consumption requests by result",
@@ -55,6 +56,7 @@ class Metrics:
             "holdfast_fail_open_total", METRICS["holdfast_fail_open_total"], registry=self.registry
         )
         self.recorder_in_journal = self._gauge("holdfast_recorder_in_journal")
+        self.recorder_closed = self._gauge("holdfast_recorder_closed")
         self.journal_bytes = self._gauge("holdfast_journal_bytes")
         self.records = Counter(
             "holdfast_records_total", METRICS["holdfast_records_total"], ["sink"], registry=self.registry

@@ -39,6 +39,10 @@ class Vitals(Protocol):
         """Return whether records go to the journal."""
         ...
 
+    def records_are_refused(self) -> bool:
+        """Return whether neither PostgreSQL nor the journal takes records."""
+        ...
+
     def journal_bytes(self) -> int:
         """Return how many journal bytes PostgreSQL does not have yet."""
         ...
@@ -86,6 +90,7 @@ class HealthEndpoints:
         for state in self._vitals.boundaries():
             self._metrics.boundary_state.labels(state.name).set(_STATE_NUMBERS[state.state])
         self._metrics.recorder_in_journal.set(int(self._vitals.in_journal()))
+        self._metrics.recorder_closed.set(int(self._vitals.records_are_refused()))
         self._metrics.journal_bytes.set(self._vitals.journal_bytes())
         for sink, total in self._vitals.records().items():
             self._metrics.records_so_far(sink, total)

@@ -119,6 +119,11 @@ class Lane:
         return self._mode in (Mode.JOURNAL, Mode.CLOSED)
 
     @property
+    def closed(self) -> bool:
+        """Return whether neither the database nor the journal takes records."""
+        return self._mode is Mode.CLOSED
+
+    @property
     def diverged(self) -> bool:
         """Return whether the database and this lane tell different histories. Never heals by itself."""
         return self._diverged

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import resource
 from itertools import count
 
 import asyncpg
@@ -104,6 +105,45 @@ def test_without_its_database_it_decides_nothing_and_forgets_nothing(service):
     receipts = [answer["receipt"] for answer in (granted, waiting, unclassified.json())]
     verified = service.verify([f"{r['stream']}:{r['seq']}:{r['hash']}" for r in receipts])
     assert verified.returncode == 0, verified.stdout + verified.stderr
+    assert service.faults() == []
+
+
+def test_with_neither_database_nor_journal_it_says_so_and_recovers_by_itself(service):
+    """The journal's disk fills up in the outage; then there is room again, and the database comes back last."""
+    api = service.pid("api")
+    limits = resource.prlimit(api, resource.RLIMIT_FSIZE)
+    large = {"action": "no.such", "resource": {"type": "a", "id": "1"}, "parameters": {"text": "x" * 60_000}}
+    with service.stopped("postgres"):
+        until(lambda: "recording_in_journal" in service.troubles(), "the outage is noticed")
+        kept = [envelope(service.submit(refund(31), key="room"), 503, "EVALUATION_UNAVAILABLE", status="queued")]
+        resource.prlimit(api, resource.RLIMIT_FSIZE, (400_000, limits[1]))
+        try:
+            answers = []
+            until(
+                lambda: answers.append(service.submit(large)) or answers[-1].status_code == 503, "the journal is full"
+            )
+            refused = envelope(answers[-1], 503, "AUDIT_UNAVAILABLE", status="unqueued")
+            waiting = envelope(service.submit(refund(32), key="no-room"), 503, "AUDIT_UNAVAILABLE", status="unqueued")
+            troubles, ready = service.troubles(), service.ready()
+            figures = service.get("/metrics").text
+        finally:
+            resource.prlimit(api, resource.RLIMIT_FSIZE, limits)
+        until(lambda: "nothing_takes_records" not in service.troubles(), "the journal takes records again")
+        kept += [answer.json() for answer in answers[:-1]]
+        kept.append(envelope(service.submit(refund(32), key="no-room"), 503, "EVALUATION_UNAVAILABLE", status="queued"))
+    service.until_ready()
+
+    assert (refused["queue"], waiting["queue"], ready) == (None, None, False)
+    assert "nothing_takes_records" in troubles
+    assert "holdfast_recorder_closed 1.0" in figures
+    assert "neither the database nor the journal takes records" in service.log("api")
+    assert "holdfast_recorder_closed 0.0" in service.get("/metrics").text
+    for waits in (kept[0], kept[-1]):
+        assert waits["queue"]["state"] == "journal"
+        assert settled(service, waits["intent_id"])["status"] == "claimable"
+    verified = service.verify([f"{r['stream']}:{r['seq']}:{r['hash']}" for r in (one["receipt"] for one in kept)])
+    assert verified.returncode == 0, verified.stdout + verified.stderr
+    assert service.pid("api") == api, "without a restart"
     assert service.faults() == []
 
 
