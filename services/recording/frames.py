@@ -77,13 +77,15 @@ def scan(data: bytes) -> list[Extent]:
 
     Raises: JournalCorrupt if anything that was acknowledged is not there.
     """
-    if not data.startswith(MAGIC):
-        if MAGIC.startswith(data.rstrip(b"\x00")) and (not data or len(data) >= FILE_HEADER.size):
-            return []  # its making was cut short, and nothing was written to it
-        raise JournalCorrupt("a journal file does not start like one")
+    if not data:
+        return []  # its making was cut short
     if len(data) < FILE_HEADER.size:
         raise JournalCorrupt("a journal file is cut short")
-    _, acknowledged = FILE_HEADER.unpack_from(data)
+    magic, acknowledged = FILE_HEADER.unpack_from(data)
+    if magic != MAGIC:
+        if acknowledged <= FILE_HEADER.size and not any(data[FILE_HEADER.size :]):
+            return []  # its making was cut short, and nothing was written to it
+        raise JournalCorrupt("a journal file does not start like one")
     found: list[Extent] = []
     offset = FILE_HEADER.size
     while offset + FRAME_HEADER.size <= len(data):
