@@ -14,6 +14,8 @@ from e2e.running_service import held, read_note, refund, send, tree, until
 
 pytestmark = pytest.mark.integration
 
+_LANES = "SELECT pid FROM pg_stat_activity WHERE application_name LIKE 'holdfast-lane-%'"
+
 
 def settled(service, intent_id: str, *, agent: str = "alpha") -> dict:
     """Wait until the queue has decided an intent, and return its envelope."""
@@ -145,6 +147,28 @@ def test_with_neither_database_nor_journal_it_says_so_and_recovers_by_itself(ser
     assert verified.returncode == 0, verified.stdout + verified.stderr
     assert service.pid("api") == api, "without a restart"
     assert service.faults() == []
+
+
+async def test_a_database_that_ends_its_idle_connections_costs_no_decision(service):
+    """As in a quick restart, a failover, or an administrator's clean-up: over before anybody missed a heartbeat."""
+    doubts = service.log("api").count("is in doubt")
+    connection = await asyncpg.connect(service.database_url)
+    try:
+        lanes = await connection.fetch(_LANES)
+        await connection.fetch(
+            "SELECT pg_terminate_backend(pid) FROM unnest($1::int[]) AS pid", [pid for (pid,) in lanes]
+        )
+        async with asyncio.timeout(60):
+            there = lanes
+            while {*there} & {*lanes} or len(there) < len(lanes):
+                await asyncio.sleep(0.05)
+                there = await connection.fetch(_LANES)
+    finally:
+        await connection.close()
+    service.until_ready()
+
+    envelope(service.submit(refund(43), key="after-a-restart"), 200, "ALLOWED")
+    assert service.log("api").count("is in doubt") == doubts, "it was heard, not found out by a record"
 
 
 @contextlib.asynccontextmanager
