@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from services.decision.policy import Classified, Policy, Request
     from services.decision.risk import Signals
     from services.decision.verdict import Deny, Verdict
+    from services.notices.notice import Notice
 
 
 class Clock(Protocol):
@@ -229,6 +230,13 @@ class EndOrder:
     note: str
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PutNotice:
+    """Effect: put a notice into the outbox. Refused if its id is stored. To tell of another effect: `Entry.notices`."""
+
+    notice: Notice
+
+
 Effect: TypeAlias = (
     OpenIntent
     | MoveIntent
@@ -242,6 +250,7 @@ Effect: TypeAlias = (
     | PutOrder
     | ConfirmOrder
     | EndOrder
+    | PutNotice
 )
 
 
@@ -251,6 +260,8 @@ class Entry:
 
     `journal_may_release` says what the entry's answer may rest on: a journal's fsync (denials, waiting intents) or a
     PostgreSQL commit alone (permissions, tokens, configuration).
+
+    `notices` go into the outbox in the same transaction, if the effect is applied, and are never a reason to refuse it.
     """
 
     kind: str
@@ -258,6 +269,7 @@ class Entry:
     members: Mapping[str, JSON] = field(default_factory=dict)
     effect: Effect | Callable[[Receipt], Effect] | None = None  # a callable where the effect names its own receipt
     journal_may_release: bool = False
+    notices: tuple[Notice, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

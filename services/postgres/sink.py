@@ -12,6 +12,7 @@ import asyncpg
 import orjson
 from holdfast.audit.record import Receipt
 
+from services.recording.effects import ATTACH
 from services.recording.sink import Fork, Refusal, Rejected, SinkFailed
 
 if TYPE_CHECKING:
@@ -199,6 +200,8 @@ def _effects(batch: Batch) -> str | None:
             members = row.effect.members[1:-1]
             place = b'{"i":%d' % index
             by_op.setdefault(row.effect.op, []).append(place + (b"," + members if members else b"") + b"}")
+            for notice in row.effect.notices:
+                by_op.setdefault(ATTACH, []).append(place + b"," + notice[1:])
     if not by_op:
         return None
     return "{" + ",".join(f'"{op}":[{b",".join(list_).decode("utf-8")}]' for op, list_ in by_op.items()) + "}"

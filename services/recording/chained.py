@@ -55,7 +55,7 @@ class Chained:
         self.may_release = may_release
         self.own = own
         self.settles = settles
-        self.size = len(link.body) + (0 if effect is None else len(effect.members))
+        self.size = len(link.body) + (0 if effect is None else effect.size)
         self.released = True
         self.voided = False
 

@@ -23,6 +23,7 @@ from services.ports import (
     OpenIntent,
     PutBundle,
     PutCredential,
+    PutNotice,
     PutOperator,
     PutOrder,
     ReportOutcome,
@@ -30,6 +31,9 @@ from services.ports import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from services.notices.notice import Notice
     from services.ports import Effect, QueueRow
 
 _STATUS: Final = frozenset(
@@ -61,19 +65,45 @@ class EffectMalformed(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class EncodedEffect:
-    """`op` names the operation of `append_batch`; `members` is a JSON object."""
+    """`op` names the operation of `append_batch`; `members` is a JSON object.
+
+    `notices` are JSON objects, each stored if the effect is applied.
+    """
 
     op: str
     members: bytes
+    notices: tuple[bytes, ...] = ()
+
+    @property
+    def size(self) -> int:
+        """How many bytes it adds to a batch."""
+        return len(self.members) + sum(len(notice) for notice in self.notices)
 
 
 #: Applied in place of an effect that the database rejects for its values: counts as refused.
 REFUSE: Final = EncodedEffect("refuse", b"{}")
 
+#: The operation of notices that ride beside an effect, or beside none.
+ATTACH: Final = "attach_notice"
+
 _Members: TypeAlias = "dict[str, object]"
 
 
-def encode(effect: Effect) -> EncodedEffect:  # noqa: C901, PLR0911 - one for each effect
+def encode_all(effect: Effect | None, notices: Iterable[Notice], *, origin: str) -> EncodedEffect | None:
+    """Return what rides with a record: its effect, and the notices that `origin` will see delivered.
+
+    Raises: EffectMalformed.
+    """
+    encoded = None if effect is None else encode(effect)
+    attached = tuple(_encoded(ATTACH, _notice(notice, origin)).members for notice in notices)
+    if not attached:
+        return encoded
+    if encoded is None:
+        return EncodedEffect(ATTACH, attached[0], attached[1:])
+    return EncodedEffect(encoded.op, encoded.members, attached)
+
+
+def encode(effect: Effect) -> EncodedEffect:  # noqa: C901, PLR0911, PLR0912 - one for each effect
     """Return the checked JSON of an effect. Raises: EffectMalformed."""
     match effect:
         case OpenIntent():
@@ -164,6 +194,8 @@ def encode(effect: Effect) -> EncodedEffect:  # noqa: C901, PLR0911 - one for ea
                 "note": _text(effect.note),
             }
             return _encoded("end_order", members)
+        case PutNotice():
+            return _encoded("put_notice", _notice(effect.notice, None))
 
 
 def close_refusal(stream: str, seq: int) -> EncodedEffect:
@@ -200,6 +232,10 @@ def _put_bundle(effect: PutBundle) -> _Members:
         "uploaded_at": _time(effect.uploaded_at),
         "uploaded_by": _text(effect.uploaded_by),
     }
+
+
+def _notice(notice: Notice, origin: str | None) -> _Members:
+    return {**notice.document(), "origin": _optional_text(origin)}
 
 
 def _queue_row(row: QueueRow) -> _Members:

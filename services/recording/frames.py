@@ -2,7 +2,7 @@
 
     file    magic (8) · acknowledged up to this offset (8) · frame … · zeros
     frame   length (4) · CRC-32 of length and payload (4) · payload
-    payload three lines per record: {"released", "seal", "op"} · members of the effect or nothing · body
+    payload three lines per record: {"released", "seal", "op", "notices"} · members of the effect or nothing · body
 
 Numbers are little-endian. A frame is what was fsynced at once, so it counts whole or not at all. JSON holds neither
 NUL nor a raw line feed: a payload with a zero byte is one that the disk did not finish.
@@ -136,6 +136,8 @@ def _lines(rows: Sequence[JournalRow]) -> Iterable[bytes]:
             head["seal"] = base64.b64encode(row.seal).decode("ascii")
         if row.effect is not None:
             head["op"] = row.effect.op
+            if row.effect.notices:
+                head["notices"] = [orjson.Fragment(notice) for notice in row.effect.notices]
         yield orjson.dumps(head)
         yield b"" if row.effect is None else row.effect.members
         yield row.body
@@ -146,15 +148,16 @@ def _row(head: bytes, members: bytes, body: bytes) -> JournalRow:
         parsed = orjson.loads(head)
         released, op, seal = parsed["released"], parsed.get("op"), parsed.get("seal")
         sealed = None if seal is None else base64.b64decode(seal, validate=True)
+        notices = tuple(orjson.dumps(notice) for notice in parsed.get("notices", ()))
     except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError, binascii.Error) as error:
         raise JournalCorrupt("a record of the journal cannot be read") from error
     if (
         not isinstance(released, bool)
         or (op is None) != (not members)
         or not isinstance(op, str | None)
+        or (op is None and notices)
         or (sealed is not None and len(sealed) != _SEAL_BYTES)
     ):
         raise JournalCorrupt("a record of the journal is malformed")
-    return JournalRow(
-        body=body, seal=sealed, released=released, effect=None if op is None else EncodedEffect(op, members)
-    )
+    effect = None if op is None else EncodedEffect(op, members, notices)
+    return JournalRow(body=body, seal=sealed, released=released, effect=effect)

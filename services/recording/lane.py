@@ -31,7 +31,7 @@ from services.ports import RecordingFailed
 from services.recording import replay
 from services.recording.chained import Chained
 from services.recording.drain import Contact, Drain
-from services.recording.effects import EffectMalformed, EncodedEffect, close_refusal, encode
+from services.recording.effects import EffectMalformed, EncodedEffect, close_refusal, encode_all
 from services.recording.frames import JournalCorrupt, JournalRow
 from services.recording.journal import JournalUnavailable
 from services.recording.mode import LaneCounters, LaneSettings, Mode, Unrecordable
@@ -44,7 +44,8 @@ if TYPE_CHECKING:
     from holdfast.audit.record import Receipt
     from holdfast.strict_json import JSON
 
-    from services.ports import Clock, Entry, Ids
+    from services.notices.notice import Notice
+    from services.ports import Clock, Entry, Ids, Pending
     from services.recording.journal import Journal
     from services.recording.replay import Replayed
     from services.recording.sink import AuditSink
@@ -98,7 +99,9 @@ class Lane:
         self._task: asyncio.Task[None] | None = None
         self._recovery: asyncio.Task[None] | None = None
         self._heartbeat: asyncio.Task[None] | None = None
-        self.on_mode_change: Callable[[bool], None] | None = None  # told `in_journal`, on the loop
+        # On the loop: told `in_journal`, and told what notices ride with a record.
+        self.on_mode_change: Callable[[bool], None] | None = None
+        self.on_notices: Callable[[tuple[Notice, ...], Pending], None] | None = None
         self.counters = LaneCounters()
 
     # --- what others see ------------------------------------------------------------------------------------------
@@ -217,11 +220,13 @@ class Lane:
         try:
             linked = link(self._stream, self._head, kind=entry.kind, at=entry.at, members=entry.members)
             effect = entry.effect(linked.receipt) if callable(entry.effect) else entry.effect
-            encoded = None if effect is None else encode(effect)
+            encoded = encode_all(effect, entry.notices, origin=self._instance)
         except (AuditInvalid, EffectMalformed) as error:
             raise Unrecordable(str(error)) from error
         item = Chained(linked, kind=entry.kind, effect=encoded, may_release=entry.journal_may_release)
         self._take_in(item)
+        if entry.notices and self.on_notices is not None:
+            self.on_notices(entry.notices, item)
         return item
 
     def say(

@@ -8,12 +8,12 @@ from datetime import UTC, datetime
 import asyncpg
 import pytest
 from fakes.recording import Fault, MemoryDatabase, MemorySink
-from fakes.recording_entries import AT, Stream, consume, move_intent, open_intent, outcome, waiting_intent
+from fakes.recording_entries import AT, Stream, consume, move_intent, notice, open_intent, outcome, waiting_intent
 from integration.recording_postgres import Postgres
 
-from services.ports import PutCredential, PutOperator
+from services.ports import PutCredential, PutNotice, PutOperator
 from services.postgres.sink import PostgresSink
-from services.recording.effects import REFUSE, EncodedEffect, close_refusal, encode
+from services.recording.effects import REFUSE, EncodedEffect, close_refusal, encode, encode_all
 from services.recording.sink import Fork, Rejected, SinkFailed
 
 
@@ -37,6 +37,9 @@ class Memory:
 
     async def count(self, stream: str) -> int:
         return len(self.database.tables.records.get(stream, []))
+
+    async def notices(self) -> dict[str, str | None]:
+        return {name: row["origin"] for name, row in sorted(self.database.tables.notices.items())}
 
     async def hang(self, sink: MemorySink, batch) -> asyncio.Task:
         self.database.faults.append(Fault.HANG)
@@ -72,6 +75,10 @@ class Real:
 
     async def count(self, stream: str) -> int:
         return await self._connection.fetchval("SELECT count(*) FROM audit_records WHERE stream = $1", stream)
+
+    async def notices(self) -> dict[str, str | None]:
+        rows = await self._connection.fetch("SELECT notice_id, origin FROM notices ORDER BY notice_id")
+        return {row["notice_id"]: row["origin"] for row in rows}
 
     async def hang(self, sink: PostgresSink, batch) -> asyncio.Task:
         """Let the commit wait for a lock on the table, as it would for a stopped backend."""
@@ -418,6 +425,40 @@ async def test_many_effects_of_every_kind_share_a_batch(sink, stream):
     effects = [consume(f"int_{n}", f"jti_{n}") for n in range(100)]
     mixed = [open_intent("int_5"), *effects, move_intent("int_200"), waiting_intent("int_300"), None]
     assert await sink.commit_batch(stream.batch(*mixed)) == {0, 101}
+
+
+# --- notices ----------------------------------------------------------------------------------------------------------
+
+
+async def test_a_notice_is_put_once(sink, stream, behind):
+    put = PutNotice(notice=notice(1))
+    assert await sink.commit_batch(stream.batch(put, PutNotice(notice=notice(2)), put)) == {2}
+    assert await sink.commit_batch(stream.batch(put)) == {0}
+    assert await behind.notices() == {notice(1).notice_id: None, notice(2).notice_id: None}
+
+
+async def test_notices_ride_beside_an_effect_and_share_its_fate(sink, stream, behind):
+    """What did not happen is told to nobody."""
+    told = encode_all(open_intent(), (notice(1), notice(2)), origin="api")
+    refused = encode_all(open_intent(), (notice(3),), origin="api")
+    assert await sink.commit_batch(stream.batch(told, refused)) == {1}
+    assert await behind.status("int_1") == "denied"
+    assert await behind.notices() == {notice(1).notice_id: "api", notice(2).notice_id: "api"}
+
+
+async def test_a_notice_that_stands_already_refuses_no_effect(sink, stream, behind):
+    await sink.commit_batch(stream.batch(PutNotice(notice=notice(1))))
+    again = encode_all(open_intent(), (notice(1),), origin="api")
+    assert await sink.commit_batch(stream.batch(again)) == frozenset()
+    assert await behind.status("int_1") == "denied"
+
+
+async def test_notices_ride_beside_a_record_that_changes_nothing(sink, stream, behind):
+    alone = encode_all(None, (notice(1), notice(2)), origin="api")
+    batch = stream.batch(alone, None)
+    assert await sink.commit_batch(batch) == frozenset()
+    assert await sink.commit_batch(_recovering(batch)) == frozenset(), "an import that is repeated"
+    assert len(await behind.notices()) == 2
 
 
 # --- refusals ---------------------------------------------------------------------------------------------------------

@@ -38,6 +38,7 @@ class Tables:
     revoked: set[str] = field(default_factory=set)
     credentials: dict[str, dict] = field(default_factory=dict)
     operators: dict[str, dict] = field(default_factory=dict)
+    notices: dict[str, dict] = field(default_factory=dict)
 
 
 class MemoryDatabase:
@@ -211,6 +212,11 @@ def _applied(database: MemoryDatabase, batch) -> tuple[Tables, frozenset[int]]:
                 raise Rejected("a value that no column takes")
             if _name(effect.op, members) == op and not apply(tables, members):
                 refused.add(n)
+    for n, effect in effects:
+        attached = [effect.members] if effect.op == "attach_notice" else []
+        if n not in refused:
+            for notice in map(orjson.loads, (*attached, *effect.notices)):
+                tables.notices.setdefault(notice["notice_id"], notice)
     tables.refused |= {(batch.stream, first + n) for n in refused}
     before = {seq - first for stream, seq in tables.refused if stream == batch.stream}
     return tables, frozenset(refused | {n for n in before if 0 <= n < existing})
@@ -338,6 +344,7 @@ _APPLY = {
     "report_outcome": _report,
     "put_credential": _put("credentials", "key_hash"),
     "put_operator": _put("operators", "username"),
+    "put_notice": _put("notices", "notice_id"),
     "close_refusal": _close_refusal,
     "refuse": lambda tables, e: False,
 }

@@ -10,6 +10,7 @@ from holdfast.audit.log import verify_log
 from holdfast.audit.record import GENESIS, Receipt, leaf_hash
 
 from services.audit.chain import link
+from services.notices.notice import Kind, Notice, Severity
 from services.ports import ConsumeToken, Entry, MoveIntent, OpenIntent, QueueRow, ReportOutcome
 from services.recording.effects import encode
 from services.recording.sink import Batch, Row
@@ -67,6 +68,18 @@ def consume(intent_id="int_1", jti="jti_1", executor="pay") -> ConsumeToken:
 
 def outcome(jti="jti_1", what="succeeded", executor="pay") -> ReportOutcome:
     return ReportOutcome(iss=ISS, jti=jti, executor=executor, outcome=what, outcome_at=AT)
+
+
+def notice(n=1) -> Notice:
+    return Notice(
+        notice_id=f"ntc_{n:026d}",
+        kind=Kind.INCIDENT_OPENED,
+        severity=Severity.CRITICAL,
+        dedupe_key="incident:api:evaluation",
+        summary="the evaluation boundary is open; «nobody» is permitted anything",
+        at=AT,
+        details={"boundary": "evaluation"},
+    )
 
 
 class Stream:
