@@ -24,6 +24,7 @@ from services.http.orders import OrderEndpoints
 from services.http.policy import PolicyEndpoints
 from services.http.protocol import ContractProtocol
 from services.http.tokens import TokenEndpoints
+from services.notices.configuration import ConfigurationInvalid
 from services.ordering import Ordering
 from services.policies import NoPolicies
 from services.postgres.decisions import PostgresDecisions
@@ -53,6 +54,8 @@ def main(args: argparse.Namespace) -> int:
         uvloop.run(_serve(settings, args))
     except NoPolicies as error:
         return refuse(f"refusing to start without policies: {error}")
+    except ConfigurationInvalid as error:
+        return refuse(str(error))
     return 0
 
 

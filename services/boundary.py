@@ -83,6 +83,17 @@ class Boundary:
         self._open_cause = open_cause
         self._on_transition = on_transition
         self._last_error: str | None = None
+        self._refused = 0
+
+    @property
+    def generation(self) -> int:
+        """How many transitions the breaker has made."""
+        return self._breaker.generation
+
+    @property
+    def refused(self) -> int:
+        """How many calls ended without an answer that counts, canaries not among them."""
+        return self._refused
 
     @property
     def state(self) -> BoundaryState:
@@ -111,6 +122,7 @@ class Boundary:
         permit = self._breaker.admit(self._clock.monotonic())
         self._publish()
         if permit is None and not though_open:
+            self._refused += 1
             raise BoundaryUnavailable(self._reason_code, self._open_cause, f"the {self.name} boundary is open")
         return await self._under(permit, attempt, proves)
 
@@ -188,6 +200,8 @@ class Boundary:
 
     def _failed(self, permit: Permit | None, detail: str, error: Exception) -> BoundaryUnavailable:
         self._last_error = detail
+        if permit is None or not permit.is_probe:
+            self._refused += 1
         counted = isinstance(error, self._counts) and not isinstance(error, self._spares)
         if permit is not None and (permit.is_probe or counted):
             self._breaker.fail(permit, self._clock.monotonic())

@@ -22,6 +22,7 @@ from services.canary import AuditCanary, EvaluationCanary
 from services.evaluation import CatalogueClassifier, PolicyEvaluator
 from services.limits import ValkeyLimits
 from services.metrics import Metrics
+from services.notifying import Notifying, read_notifications
 from services.policies import ActivePolicies
 from services.ports import BundleStale, Entry, RecordingFailed, SigningFailed, StoreUnreachable
 from services.postgres.bundles import PostgresBundles
@@ -86,6 +87,7 @@ class Service:
     authorizer: Authorizer
     upkeep: Upkeep
     wakeups: Wakeups
+    notices: Notifying
 
 
 class Wakeups:
@@ -322,7 +324,17 @@ async def _open_parts(
     limits = ValkeyLimits(settings.broker_url)
     activity = SharedActivity(settings.broker_url, clock=clock, process=ids.new(f"{settings.instance}_"))
     waker = Waker(settings.broker_url)
-    boundaries = _boundaries(policy, clock, lane, metrics)
+    notices = Notifying(
+        read_notifications(settings),
+        instance=settings.instance,
+        lane=lane,
+        pool=pool,
+        metrics=metrics,
+        clock=clock,
+        ids=ids,
+    )
+    boundaries = _boundaries(policy, clock, lane, metrics, notices)
+    notices.watch((boundaries.intent, boundaries.evaluation, boundaries.token, boundaries.audit), policies)
     remote = _remote_classifier(settings)
     upkeep.watch(boundaries, heartbeat, policies=policies, classifier=remote)
     orders = OrderBook(
@@ -380,6 +392,7 @@ async def _open_parts(
             authorizer=authorizer,
             upkeep=upkeep,
             wakeups=Wakeups(waker),
+            notices=notices,
         )
     finally:
         await signer_client.close()
@@ -389,6 +402,7 @@ async def _open_parts(
         await limits.close()
         await waker.close()
         await lane.stop()
+        await notices.close()
 
 
 def background(service: Service) -> Sequence[Coroutine[None, None, None]]:
@@ -405,6 +419,7 @@ def background(service: Service) -> Sequence[Coroutine[None, None, None]]:
         service.upkeep.probe(),
         service.wakeups.run(),
         service.activity.run(),
+        service.notices.run(),
     )
 
 
@@ -419,9 +434,9 @@ def _remote_classifier(settings: Settings) -> RemoteClassifier | None:
     )
 
 
-def _boundaries(policy: Policy, clock: SystemClock, lane: Lane, metrics: Metrics) -> Boundaries:
+def _boundaries(policy: Policy, clock: SystemClock, lane: Lane, metrics: Metrics, notices: Notifying) -> Boundaries:
     limits = policy.settings.limits
-    recorded = _recorder_of_transitions(lane, clock, metrics)
+    recorded = _recorder_of_transitions(lane, clock, metrics, notices)
     return Boundaries(
         intent=Boundary(
             "intent",
@@ -468,7 +483,9 @@ def _boundaries(policy: Policy, clock: SystemClock, lane: Lane, metrics: Metrics
     )
 
 
-def _recorder_of_transitions(lane: Lane, clock: SystemClock, metrics: Metrics) -> Callable[[str, Transition], None]:
+def _recorder_of_transitions(
+    lane: Lane, clock: SystemClock, metrics: Metrics, notices: Notifying
+) -> Callable[[str, Transition], None]:
     def record(name: str, transition: Transition) -> None:
         metrics.boundary_transitions.labels(name, transition.after.value).inc()
         entry = Entry(
@@ -488,6 +505,7 @@ def _recorder_of_transitions(lane: Lane, clock: SystemClock, metrics: Metrics) -
         except RecordingFailed as error:
             # Neither the database nor the journal takes records: every answer is a refusal already.
             _log.error("a transition of the %s boundary could not be recorded: %s", name, error)
+        notices.on_transition(name, transition)
 
     return record
 

@@ -23,6 +23,10 @@ METRICS: Final = {
     "holdfast_records_total": "records made durable, by sink",
     "holdfast_consumptions_total": "consumption requests by result",
     "holdfast_policy_stale": "1 while the active bundle is older than its lease",
+    "holdfast_notice_deliveries_total": "messages to a notification channel, by result: delivered, failed, dead",
+    "holdfast_notices_due": "stored notices on their way to a channel",
+    "holdfast_notices_oldest_seconds": "how long the oldest of them has been on its way",
+    "holdfast_notices_dead": "notices that a channel never took, given up within a day",
 }
 
 
@@ -69,6 +73,15 @@ class Metrics:
             registry=self.registry,
         )
         self.policy_stale = self._gauge("holdfast_policy_stale")
+        self.notice_deliveries = Counter(
+            "holdfast_notice_deliveries_total",
+            METRICS["holdfast_notice_deliveries_total"],
+            ["channel", "result"],
+            registry=self.registry,
+        )
+        self.notices_due = self._gauge("holdfast_notices_due", "channel")
+        self.notices_oldest_seconds = self._gauge("holdfast_notices_oldest_seconds", "channel")
+        self.notices_dead = self._gauge("holdfast_notices_dead", "channel")
 
     def records_so_far(self, sink: str, total: int) -> None:
         """Take over a count that the recorder keeps itself."""

@@ -311,6 +311,14 @@ class Recorder(Protocol):
         ...
 
 
+class Notices(Protocol):
+    """Tells people, for whoever records nothing of its own; whoever records puts its notices into the Entry."""
+
+    def publish(self, notice: Notice) -> None:
+        """Record the notice and tell it. Returns at once, and never raises."""
+        ...
+
+
 # --- evaluation -------------------------------------------------------------------------------------------------------
 
 

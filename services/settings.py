@@ -24,6 +24,7 @@ class Settings(BaseSettings):
     instance: str = Field(min_length=1, pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")
     journal_max_bytes: int = Field(default=256 << 20, ge=1 << 20)
     commit_hedge_ms: int = Field(default=250, ge=10, le=2000)
+    notify: Path | None = None
     classifier_url: str | None = None
     classifier_token: SecretStr | None = Field(default=None, min_length=1)
     classifier_min_confidence: float = Field(default=0.8, ge=0, le=1, allow_inf_nan=False)

@@ -15,6 +15,8 @@ from intent_queue.leader import Leader
 from intent_queue.pace import Pace
 from services.compose import background, open_service
 from services.draining import AuthorizingDecider
+from services.notices.configuration import ConfigurationInvalid
+from services.notices.notice import ID_PREFIX, Kind, Notice, Severity
 from services.policies import NoPolicies
 from services.ports import Entry, RecordingFailed
 from services.process import configure_logging, read_settings, refuse
@@ -45,6 +47,8 @@ def main(args: argparse.Namespace) -> int:  # noqa: ARG001 - every command takes
         uvloop.run(_work(settings))
     except NoPolicies as error:
         return refuse(f"refusing to start without policies: {error}")
+    except ConfigurationInvalid as error:
+        return refuse(str(error))
     return 0
 
 
@@ -73,6 +77,18 @@ async def _work(settings: Settings) -> None:
             task.cancel()
 
 
+def _parked(service: Service, intent_id: str) -> Notice:
+    return Notice(
+        notice_id=service.ids.new(ID_PREFIX),
+        kind=Kind.QUEUE_PARKED,
+        severity=Severity.WARNING,
+        dedupe_key=f"parked:{intent_id}",
+        summary=f"{intent_id} was tried too often and is parked: it stays denied until an operator looks at it",
+        at=service.clock.now(),
+        details={"intent_id": intent_id, "instance": service.settings.instance},
+    )
+
+
 def parking_recorded(
     tick: Callable[[], Awaitable[TickReport]], service: Service
 ) -> Callable[[], Awaitable[TickReport]]:
@@ -87,6 +103,7 @@ def parking_recorded(
                 at=service.clock.now(),
                 members={"intent_id": intent_id},
                 journal_may_release=True,
+                notices=(_parked(service, intent_id),),
             )
             try:
                 service.lane.append(entry)

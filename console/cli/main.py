@@ -27,6 +27,7 @@ MODULES: Final[dict[str, dict[str, str]]] = {
     },
     "console.cli.migrate": {"migrate": "bring the database to this version's schema"},
     "console.cli.policy": {"policy": "check, test, compare and publish policy bundles"},
+    "console.cli.notify": {"notify": "try the channels of notifications, and list what was sent"},
     "console.cli.explain": {"explain": "say why an intent was decided as it was"},
     "console.cli.demo": {"demo": "play the outage story end to end"},
     "console.cli.audit": {"audit": "verify the log"},

@@ -51,6 +51,12 @@ def register(subparsers: Subparsers) -> None:
         default=os.environ.get("HOLDFAST_POLICIES"),
         help="the directory of the policy bundle (default: HOLDFAST_POLICIES)",
     )
+    parser.add_argument(
+        "--notify",
+        metavar="FILE",
+        default=os.environ.get("HOLDFAST_NOTIFY"),
+        help="who is told when something breaks (default: HOLDFAST_NOTIFY, else notify.yaml in the data directory)",
+    )
     parser.set_defaults(run=run)
 
 
@@ -63,6 +69,7 @@ def run(arguments: argparse.Namespace) -> int:
     options = Options(
         data=DataDirectory.at(arguments.data_dir),
         policies=Path(arguments.policies).absolute(),
+        notify=None if not arguments.notify else Path(arguments.notify).absolute(),
         host=arguments.host,
         port=arguments.port,
         say=_say,

@@ -26,6 +26,8 @@ from console.runtime.policies import read_policies
 from console.runtime.postgres import EmbeddedPostgres
 from console.runtime.profile import SignerFiles
 from console.runtime.valkey import EmbeddedValkey
+from services.notices.configuration import ConfigurationInvalid
+from services.notifying import notifications_of
 from services.postgres.migrations import MigrationRefused, migrate
 
 if TYPE_CHECKING:
@@ -45,6 +47,7 @@ class Options:
 
     data: DataDirectory
     policies: Path
+    notify: Path | None = None
     host: str
     port: int
     say: Callable[[str], None]
@@ -71,6 +74,8 @@ class _Place:
             "HOLDFAST_ISSUER": self.base_url,
             "HOLDFAST_INSTANCE": name,
         }
+        if self.options.notify is not None:
+            settings["HOLDFAST_NOTIFY"] = str(self.options.notify)
         return self._holdfast(name, *arguments, environment={**os.environ, **settings}, fds=fds)
 
     def signer(self) -> Command:
@@ -143,6 +148,7 @@ class Supervisor:
             # 2. Without policies that compile, nothing starts and no port opens.
             policy = read_policies(options.policies)
             options.say(f"policies {policy.digest}")
+            _check_notify(options)
             # 3. The port is held by the supervisor, so that it is known and outlives a restart of the API.
             with listening(options.host, options.port) as listener, run_directory() as run:
                 try:
@@ -215,6 +221,16 @@ def base_url(host: str, listener: socket.socket) -> str:
     name = _EVERYWHERE.get(host, host)
     bracketed = f"[{name}]" if ":" in name else name
     return f"http://{bracketed}:{listener.getsockname()[1]}"
+
+
+def _check_notify(options: Options) -> None:
+    """Refuse a file of channels that the children would refuse. Raises: CommandFailed."""
+    try:
+        found = notifications_of(options.notify, options.data.root, source="holdfast")
+    except ConfigurationInvalid as error:
+        raise CommandFailed(str(error)) from error
+    names = ", ".join(channel.name for channel in found.channels)
+    options.say(f"notifications to {names}" if names else "notifications to nobody: no channel is configured")
 
 
 async def _migrate(place: _Place) -> None:

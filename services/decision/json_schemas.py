@@ -28,9 +28,14 @@ _MODELS: Final[Mapping[str, type[StrictModel]]] = {
 
 
 def documents() -> dict[str, str]:
-    """Return each schema's text by its file name under docs/schemas. Source: JSON Schema 2020-12."""
+    """Return the text of each schema of a bundle by its file name under docs/schemas."""
+    return documents_of(_MODELS)
+
+
+def documents_of(models: Mapping[str, type[StrictModel]]) -> dict[str, str]:
+    """Return each model's schema as text, by the name it is given. Source: JSON Schema 2020-12."""
     texts = {}
-    for name, model in _MODELS.items():
+    for name, model in models.items():
         schema: dict[str, JSON] = model.model_json_schema()
         document = {"$schema": _DIALECT, **{key: _without_null(value) for key, value in schema.items()}}
         texts[name] = json.dumps(document, indent=2, sort_keys=True) + "\n"

@@ -116,7 +116,7 @@ class Notice:
             "severity": self.severity.value,
             "dedupe_key": self.dedupe_key,
             "summary": self.summary,
-            "at": self.at.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+            "at": self.at.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z"),
             "details": dict(self.details),
         }
 

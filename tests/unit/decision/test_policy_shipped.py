@@ -12,10 +12,11 @@ from holdfast.reasons import ReasonCode
 
 from services.decision.bundle import read_bundle
 from services.decision.golden import run_suites
-from services.decision.json_schemas import documents
+from services.decision.json_schemas import documents, documents_of
 from services.decision.lint import lint
 from services.decision.policy import Classified, Policy, Request
 from services.decision.verdict import Allow, Deny, Hold
+from services.notices.configuration import NotifyFile
 from services.policy_files import read_directory
 
 ROOT = Path(__file__).parents[3]
@@ -140,10 +141,13 @@ def test_the_support_bot_is_denied_the_payment_service_and_only_by_its_manifest(
     )
 
 
+SCHEMAS = {**documents(), **documents_of({"notify.schema.json": NotifyFile})}
+
+
 def test_the_published_schemas_are_those_of_the_models():
     folder = ROOT / "docs" / "schemas"
     published = {path.name: path.read_text(encoding="utf-8") for path in folder.glob("*.json")}
-    assert published == documents()
+    assert published == SCHEMAS
 
 
 def test_every_shipped_yaml_file_names_a_schema_that_exists():
@@ -155,7 +159,7 @@ def test_every_shipped_yaml_file_names_a_schema_that_exists():
 
 
 def test_the_schemas_close_every_object_and_allow_no_null():
-    for name, text in documents().items():
+    for name, text in SCHEMAS.items():
         assert '"null"' not in text, name
         for definition in json.loads(text)["$defs"].values():
             if definition.get("type") == "object":

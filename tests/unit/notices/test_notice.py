@@ -51,7 +51,7 @@ def test_a_notice_does_not_change_after_it_was_made():
 
 
 def test_the_time_of_a_notice_is_utc():
-    assert Notice(**GOOD).document()["at"] == "2026-11-20T12:00:00.000Z"
+    assert Notice(**GOOD).document()["at"] == "2026-11-20T12:00:00.000000Z"
 
 
 def test_severities_are_ordered():
