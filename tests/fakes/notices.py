@@ -32,6 +32,7 @@ class MemoryOutbox:
 
     now: float = 1000.0
     up: bool = True
+    breaks: bool = False  # at the end of the next fan-out
     notices: dict = field(default_factory=dict)  # id -> (notice, origin, stored at)
     fanned: dict = field(default_factory=dict)  # id -> when
     rows: dict = field(default_factory=dict)  # (id, channel) -> Row
@@ -52,6 +53,11 @@ class MemoryOutbox:
                 for place in places:
                     state = "delivered" if place.delivered else "due"
                     self.rows.setdefault((name, place.channel), Row(state, place.attempts, self.now))
+        if done and self.breaks:
+            self.breaks, self.up = False, False
+            for name in done:
+                self.rows = {key: row for key, row in self.rows.items() if key[0] != name}
+            await self._reach()
         self.fanned |= dict.fromkeys(done, self.now)
         return tuple(done)
 

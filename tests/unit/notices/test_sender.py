@@ -146,9 +146,45 @@ async def test_what_is_under_way_from_memory_is_not_sent_by_the_outbox_meanwhile
         await task
 
 
+async def test_what_the_store_did_not_take_over_stays_in_memory():
+    ops = channel()
+    script(ops, WEATHER)
+    async with room(ops) as at:
+        at.outbox.up = False
+        await at.told(notice(), in_journal=True)
+        await at.until(lambda: at.results == [("ops", "failed")])
+        at.outbox.put(notice())
+        at.outbox.breaks = True
+        at.outbox.up = True
+        await at.until(lambda: not at.outbox.breaks)
+        at.outbox.up = False
+        at.passes(6)
+        await at.until(lambda: at.got() == [notice().notice_id])
+
+
+async def test_a_message_whose_delivery_could_not_be_noted_is_not_repeated_by_this_process():
+    ops, answer = channel(), asyncio.Event()
+    receiver = script(ops, answer)
+    made = Room(ops)
+    made.sender._deadline_s = 10
+    task = asyncio.create_task(made.sender.run())
+    await made.told(notice())
+    await made.until(lambda: receiver.under_way)
+    made.outbox.up = False
+    answer.set()
+    await made.until(lambda: made.results == [("ops", "delivered")])
+    made.outbox.up = True
+    made.passes(61)
+    await made.until(lambda: made.outbox.rows[notice().notice_id, "ops"].state == "delivered")
+    assert made.got() == [notice().notice_id]
+    task.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await task
+
+
 async def test_a_notice_of_what_did_not_happen_is_told_to_nobody():
     async with room() as at:
-        await at.told(notice(1), applied=False)
+        await at.told(notice(1), applied=False, in_journal=True)
         failed = Pending()
         at.sender.noticed((notice(2),), failed)
         failed.fail()
