@@ -327,8 +327,8 @@ async def _open_parts(
     notices = Notifying(
         read_notifications(settings),
         instance=settings.instance,
+        database_url=settings.database_url,
         lane=lane,
-        pool=pool,
         metrics=metrics,
         clock=clock,
         ids=ids,
@@ -363,6 +363,7 @@ async def _open_parts(
 
     await lane.start()
     try:
+        await notices.start()
         await signer_client.start()
         await credentials.start()
         await orders.start()

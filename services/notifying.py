@@ -14,6 +14,7 @@ from services.notices.outbox import Standing
 from services.notices.sender import Sender
 from services.notices.watch import IncidentWatch
 from services.postgres.notices import PostgresOutbox
+from services.postgres.pool import ReadPool
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -24,13 +25,13 @@ if TYPE_CHECKING:
     from services.metrics import Metrics
     from services.notices.configuration import Notifications, Outline
     from services.policies import ActivePolicies
-    from services.postgres.pool import ReadPool
     from services.recording.lane import Lane
     from services.settings import Settings
     from services.system import SystemClock, SystemIds
 
 FILE_NAME: Final = "notify.yaml"
 KEY_NAME: Final = "webhook.key"
+_CONNECTIONS: Final = 2
 _POLICIES_S: Final = 1.0
 _NOTHING: Final = Standing(due=0, oldest_s=0.0, dead=0)
 
@@ -70,14 +71,16 @@ class Notifying:
         *,
         instance: str,
         lane: Lane,
-        pool: ReadPool,
+        database_url: str,
         metrics: Metrics,
         clock: SystemClock,
         ids: SystemIds,
     ) -> None:
         self._metrics = metrics
         self._names = tuple(channel.name for channel in notifications.channels)
-        outbox = PostgresOutbox(pool)
+        # Of its own: what waits for a silent database here keeps no connection from the heartbeat.
+        self._pool = ReadPool(database_url, size=_CONNECTIONS)
+        outbox = PostgresOutbox(self._pool)
         self._sender = Sender(
             notifications.channels, outbox, origin=instance, clock=clock, jitter=secrets.SystemRandom().random
         )
@@ -91,6 +94,10 @@ class Notifying:
         self._ids = ids
         self._instance = instance
         self._policies: ActivePolicies | None = None
+
+    async def start(self) -> None:
+        """Make it usable. Connects to nothing."""
+        await self._pool.start()
 
     def publish(self, notice: Notice) -> None:
         """Record the notice and tell it. Returns at once, and never raises."""
@@ -113,8 +120,9 @@ class Notifying:
             tasks.create_task(self._watch_policies())
 
     async def close(self) -> None:
-        """Close the connections to receivers."""
+        """Close the connections to receivers and to the outbox."""
         await self._sender.close()
+        await self._pool.close()
 
     async def _watch_policies(self) -> None:
         """Tell of each time the policies are no longer what they should be."""

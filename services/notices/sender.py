@@ -160,6 +160,7 @@ class Sender:
     # --- 2. from memory to the outbox -----------------------------------------------------------------------------
 
     async def _fan_out(self) -> None:
+        readable = True
         while True:
             handed: dict[str, dict[str, _Direct]] = {}
             try:
@@ -168,8 +169,11 @@ class Sender:
                     self._taken.pop(notice_id, None)
                     for wake in self._wakes.values():
                         wake.set()
+                readable = True
             except StoreUnreachable as error:
-                _log.debug("the outbox cannot be read: %s", error)
+                if readable:
+                    _log.warning("the outbox cannot be read: %s", error)
+                readable = False
             finally:
                 # What was not handed over after all is still this process's own.
                 for notice_id, items in handed.items():

@@ -68,6 +68,11 @@ class Real:
         )
         await connection.close()
 
+    async def rewrite(self, one, column, value) -> None:
+        connection = await asyncpg.connect(self._url)
+        await connection.execute(f"UPDATE notices SET {column} = $1 WHERE notice_id = $2", value, one.notice_id)
+        await connection.close()
+
     async def go_away(self) -> None:
         await self._pool.close()
 
@@ -208,6 +213,26 @@ async def test_an_incident_without_its_end_is_found_by_whoever_comes_after(behin
     (left,) = await outbox.unresolved("api")
     assert (left.dedupe_key, left.boundary) == (notice(1).dedupe_key, "evaluation")
     assert await outbox.unresolved("worker") == ()
+
+
+async def test_a_notice_that_this_version_does_not_know_is_left_to_the_one_that_does(behind, outbox):
+    """While an upgrade is under way, processes of both versions look into one outbox."""
+    if not isinstance(behind, Real):
+        pytest.skip("what is in memory is made by this version")
+    await behind.put(notice(1), other(2))
+    await behind.rewrite(notice(1), "kind", "planet.aligned")
+    assert await outbox.fan_out("api", to_both) == (other(2).notice_id,)
+    await behind.rewrite(other(2), "kind", "planet.aligned")
+    assert await ids(outbox) == []
+
+
+async def test_a_stored_notice_that_cannot_be_read_stands_in_nobodys_way(behind, outbox):
+    if not isinstance(behind, Real):
+        pytest.skip("what is in memory can be read")
+    await behind.put(notice(1), other(2))
+    await behind.rewrite(notice(1), "summary", "two\nlines")
+    assert await outbox.fan_out("api", to_both) == (notice(1).notice_id, other(2).notice_id)
+    assert await ids(outbox) == [other(2).notice_id]
 
 
 async def test_pruning_keeps_what_is_on_its_way(behind, outbox):

@@ -1,8 +1,8 @@
--- $1 channel; $2 at most; $3 for how long. Of one dedupe key only the first that is not settled, leased or not.
+-- $1 channel; $2 at most; $3 for how long; $4 kinds. Of one dedupe key only the first that is not settled, leased or not.
 WITH ready AS (
     SELECT d.notice_id, d.channel
       FROM notice_deliveries AS d JOIN notices AS n USING (notice_id)
-     WHERE d.channel = $1 AND d.state = 'due' AND d.due_at <= now()
+     WHERE d.channel = $1 AND d.state = 'due' AND d.due_at <= now() AND n.kind = ANY ($4)
        AND (d.lease_until IS NULL OR d.lease_until < now())
        AND NOT EXISTS (SELECT FROM notices AS earlier JOIN notice_deliveries AS e USING (notice_id)
                         WHERE earlier.dedupe_key = n.dedupe_key AND earlier.notice_id < n.notice_id
