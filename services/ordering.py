@@ -16,11 +16,13 @@ from services.boundary import BoundaryUnavailable, WrongAnswer
 from services.decision.catalog import Impact
 from services.decision.fail_open import OVERRIDABLE
 from services.decision.orders import EVERYTHING, Order, OrderKind
+from services.notices.notice import ID_PREFIX, MAX_DETAIL, MAX_SUMMARY, Kind, Notice, Severity, printable
 from services.ports import EndOrder, Entry, PutOrder
 from services.submissions import Problem
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from datetime import datetime
 
     from holdfast.strict_json import JSON
 
@@ -34,6 +36,15 @@ _KINDS: Final[Mapping[OrderKind, tuple[str, str]]] = {
     OrderKind.SUSPENSION: ("agent.suspended", "agent.resumed"),
     OrderKind.FORCE_OPEN: ("boundary.forced_open", "boundary.reset"),
     OrderKind.OVERRIDE: ("override.set", "override.ended"),
+}
+
+
+#: By kind of record: how it is told, and how grave it is. An ending is as grave as what it ends.
+_TOLD: Final[Mapping[str, tuple[Kind, Severity, str]]] = {
+    "halt.set": (Kind.HALT_SET, Severity.CRITICAL, "halted"),
+    "halt.resumed": (Kind.HALT_RESUMED, Severity.CRITICAL, "the halt is over"),
+    "override.set": (Kind.OVERRIDE_SET, Severity.WARNING, "an override fails open"),
+    "override.ended": (Kind.OVERRIDE_EXPIRED, Severity.WARNING, "the override is over"),
 }
 
 
@@ -224,7 +235,16 @@ class Ordering:
         }
         if order.expires_at is not None and note is None:
             members["expires_in_s"] = int((order.expires_at - order.issued_at).total_seconds())
-        entry = Entry(kind=kind, at=self._clock.now(), members=members, effect=effect, journal_may_release=restricts)
+        now, who = self._clock.now(), order.issued_by if by is None else by
+        told = _notice(kind, order, notice_id=self._ids.new(ID_PREFIX), at=now, by=who)
+        entry = Entry(
+            kind=kind,
+            at=now,
+            members=members,
+            effect=effect,
+            journal_may_release=restricts,
+            notices=() if told is None else (told,),
+        )
 
         async def attempt() -> tuple[Pending, Settled]:
             pending = self._recorder.append(entry)
@@ -241,6 +261,26 @@ class Ordering:
             detail = "the order could not be recorded"
             raise Problem(503, ReasonCode.AUDIT_UNAVAILABLE, detail, retry_after_s=2) from error
         return settled.applied
+
+
+def _notice(kind: str, order: Order, *, notice_id: str, at: datetime, by: str) -> Notice | None:
+    """Return what others are told of a halt or an override; the words of people stay in the log."""
+    if kind not in _TOLD:
+        return None
+    word, severity, what = _TOLD[kind]
+    return Notice(
+        notice_id=notice_id,
+        kind=word,
+        severity=severity,
+        dedupe_key=f"order:{order.order_id}",
+        summary=printable(f"{what}: {order.scope}, by {by}", limit=MAX_SUMMARY),
+        at=at,
+        details={
+            "order_id": order.order_id,
+            "scope": printable(order.scope, limit=MAX_DETAIL),
+            "by": printable(by, limit=MAX_DETAIL),
+        },
+    )
 
 
 def _put(order: Order) -> PutOrder:

@@ -39,12 +39,12 @@ class Receiver:
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
 
     def notices(self, kind: str, *, instance: str = "api", boundary: str = "evaluation") -> list[dict]:
+        where = {"instance": instance, "boundary": boundary}
+        return [one for one in self.of_kind(kind) if one["details"].items() >= where.items()]
+
+    def of_kind(self, kind: str) -> list[dict]:
         found = [json.loads(body)["data"] for _, body in list(self.received)]
-        return [
-            one
-            for one in found
-            if one["kind"] == kind and (one["details"]["instance"], one["details"]["boundary"]) == (instance, boundary)
-        ]
+        return [one for one in found if one["kind"] == kind]
 
     def close(self) -> None:
         self._server.shutdown()
@@ -103,6 +103,20 @@ def test_an_outage_of_the_store_is_told_while_it_lasts_and_resolved_after_it(tol
     until(lambda: not _unsettled(told), "the outbox has settled everything")
     ids = [headers["webhook-id"] for headers, _ in receiver.received]
     assert len(ids) == len(set(ids))
+
+
+def test_a_halt_and_its_end_are_told_with_who_and_what_and_never_why(told, receiver):
+    scope = {"scope": "category", "subject": "note.read"}
+    headers = told.bearer("operator")
+    for path, body in (("halt", {"reason": "s3cret words"}), ("resume", {"note": "more s3cret words"})):
+        answer = told.request("POST", f"/v1/operator/{path}", json={**scope, **body}, headers=headers)
+        assert answer.is_success, answer.text
+    until(lambda: receiver.of_kind("halt.resumed"), "the halt's end is told")
+    (halted,), (resumed,) = receiver.of_kind("halt.set"), receiver.of_kind("halt.resumed")
+    assert halted["details"]["scope"] == "category:note.read"
+    assert halted["dedupe_key"] == resumed["dedupe_key"]
+    assert (halted["severity"], resumed["severity"]) == ("critical", "critical")
+    assert not [body for _, body in receiver.received if b"s3cret" in body]
 
 
 def test_what_was_told_is_signed_and_stands_in_the_log(told, receiver):
