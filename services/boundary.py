@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from holdfast.reasons import Cause, ReasonCode
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from services.ports import Clock
 
 _log = logging.getLogger(__name__)
+_PROBE_LEASE_S: Final = 5.0
 T = TypeVar("T")
 
 
@@ -76,7 +77,8 @@ class Boundary:
         self._reason_code = reason_code
         self._deadline_s = deadline_s
         self._clock = clock
-        self._breaker = Breaker(settings or BreakerSettings())
+        # A canary may take as long as any call: its lease outlives the deadline.
+        self._breaker = Breaker(settings or BreakerSettings(probe_lease_s=max(_PROBE_LEASE_S, deadline_s + 1.0)))
         self._causes = dict(causes or {})
         self._counts = counts
         self._spares = spares

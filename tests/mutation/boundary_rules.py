@@ -320,7 +320,7 @@ async def a_canary_that_is_lost_is_noticed_by_the_next_caller(module):
     right, bench.backend.ask = bench.backend.ask, asyncio.Event().wait
     lost = asyncio.create_task(bench.probe())
     await asyncio.sleep(0)
-    bench.clock.advance(5)
+    bench.clock.advance(61)
     bench.backend.ask = right
     await bench.refused()
     assert (bench.state, bench.told[-1]) == ("open", "open")
@@ -409,3 +409,18 @@ async def an_answer_from_before_the_trip_changes_nothing_after_it(module):
     for _ in range(3):
         assert await bench.probe()
     assert bench.told == ["open", "half_open", "closed"]
+
+
+@rule
+async def a_canary_may_take_as_long_as_the_deadline_allows(module):
+    bench = Bench(module, deadline_s=30.0)
+    await bench.trip()
+    bench.boundary.dependency_is_back()
+
+    async def slow() -> object:
+        bench.clock.advance(29)
+        return "right"
+
+    for _ in range(3):
+        assert await bench.boundary.probe(slow, proves=bench.proves)
+    assert bench.state == "closed"

@@ -251,6 +251,11 @@ BOUNDARIES = [
     Mutant(
         name="an open boundary has no cause", old="self._reason_code, self._open_cause,", new="self._reason_code, None,"
     ),
+    Mutant(
+        name="a canary's lease ends before its deadline",
+        old="max(_PROBE_LEASE_S, deadline_s + 1.0)",
+        new="_PROBE_LEASE_S",
+    ),
     Mutant(name="no deadline", old="asyncio.timeout(self._deadline_s)", new="asyncio.timeout(None)"),
     Mutant(name="nothing has to prove itself", old="            proves(answer)\n", new=""),
     Mutant(name="what blocked the loop is never late", old="- started > self._deadline_s", new="- started > 1e9"),
