@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, assert_never
 from holdfast.intent import Intent
 from holdfast.reasons import Decision, ReasonCode
 
+from services.decision.coverage import measure
 from services.decision.policy import Classified, Request, Risk
 from services.decision.verdict import Allow, Deny, Hold, Unavailable
 
 if TYPE_CHECKING:
     from services.decision.bundle import Bundle
+    from services.decision.coverage import Coverage
     from services.decision.policy import Policy
     from services.decision.suite import Case, Expected
     from services.decision.verdict import Verdict
@@ -51,7 +53,7 @@ class Results:
     """All cases, in file order."""
 
     results: tuple[Result, ...]
-    covered: frozenset[str]
+    coverage: Coverage
 
     @property
     def failed(self) -> tuple[Result, ...]:
@@ -65,14 +67,17 @@ class Results:
 
 
 def run_suites(policy: Policy, bundle: Bundle) -> Results:
-    """Run every case of the bundle. `covered` holds the ids of the rules that some case turned on."""
+    """Run every case of the bundle, and measure which rules the cases turn on."""
     results: list[Result] = []
-    covered: set[str] = set()
+    determined: set[str] = set()
+    exercised: set[str] = set()
+    everyone = tuple({person for people in bundle.settings.approvals.roles.values() for person in people})
     for path in sorted(bundle.suites):
         suite = bundle.suites[path]
         for index, case in enumerate(suite.cases):
-            answer, matched = _ask(policy, case)
-            covered.update(matched)
+            answer, beneath = _ask(policy, case, everyone)
+            determined.update(answer.determining)
+            exercised.update(beneath)
             results.append(
                 Result(
                     path=path,
@@ -83,21 +88,24 @@ def run_suites(policy: Policy, bundle: Bundle) -> Results:
                     differences=_differences(case.expect, answer),
                 )
             )
-    return Results(results=tuple(results), covered=frozenset(covered))
+    coverage = measure(policy, bundle, determined=determined, exercised=exercised)
+    return Results(results=tuple(results), coverage=coverage)
 
 
-def _ask(policy: Policy, case: Case) -> tuple[Answer, tuple[str, ...]]:
+def _ask(policy: Policy, case: Case, everyone: tuple[str, ...]) -> tuple[Answer, tuple[str, ...]]:
+    """Return the answer, and what had a part in it unnamed: the holds that were lifted, the permits beneath one."""
     intent = Intent.from_json(dict(case.intent))
     classified = policy.classify(intent)
     if isinstance(classified, Deny):
         return _answer(classified, None), ()
     risk = policy.assess(intent, classified, agent=case.agent, now=case.at())
     verdict = policy.evaluate(_request(case, intent, classified, risk, case.approvals))
-    turned_on = verdict.determining
+    beneath: tuple[str, ...] = ()
     if case.approvals:
-        # What the approvals lifted is covered too: it holds without them.
-        turned_on += policy.evaluate(_request(case, intent, classified, risk, ())).determining
-    return _answer(verdict, risk), turned_on
+        beneath += policy.evaluate(_request(case, intent, classified, risk, ())).determining
+    if isinstance(verdict, Hold):
+        beneath += policy.evaluate(_request(case, intent, classified, risk, everyone)).determining
+    return _answer(verdict, risk), beneath
 
 
 def _request(case: Case, intent: Intent, classified: Classified, risk: Risk, approvals: tuple[str, ...]) -> Request:

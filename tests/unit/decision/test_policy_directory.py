@@ -145,6 +145,48 @@ def test_a_failed_case_fails_the_command_and_says_why(directory, tmp_path, capsy
     assert json.loads(capsys.readouterr().out)["cases"][0]["passed"] is False
 
 
+def test_the_coverage_is_in_every_report(directory, tmp_path, capsys):
+    report = tmp_path / "report.xml"
+    assert run("policy", "test", directory, "--junit", report) == 0
+    printed = capsys.readouterr().out
+    assert "rules/refunds.cedar:2: no test covers the rule `big-refunds`\n" in printed
+    assert "1 of 3 rules covered (33 %)\n" in printed
+    properties = {one.get("name"): one.get("value") for one in ET.parse(report).getroot().iter("property")}
+    assert properties == {
+        "coverage.percent": "33",
+        "coverage.covered": "1",
+        "coverage.total": "3",
+        "coverage.uncovered": "big-refunds huge-refunds",
+    }
+    assert run("policy", "test", directory, "--json") == 0
+    coverage = json.loads(capsys.readouterr().out)["coverage"]
+    assert (coverage["percent"], coverage["uncovered"]) == (33, ["big-refunds", "huge-refunds"])
+    assert coverage["rules"][2] == {
+        "id": "agent:bot:tools",
+        "source": "manifest",
+        "file": "agents/bot.yaml",
+        "line": 5,
+        "use": "determined",
+    }
+
+
+def test_too_little_coverage_fails_the_command_in_every_report(directory, tmp_path, capsys):
+    report = tmp_path / "report.xml"
+    assert run("policy", "test", directory, "--min-coverage", "33") == 0
+    assert run("policy", "test", directory, "--min-coverage", "34", "--junit", report) == 1
+    said = "the cases cover 33 % of the rules; 34 % are asked for"
+    assert capsys.readouterr().out.endswith(said + "\n")
+    assert [one.get("message") for one in ET.parse(report).getroot().iter("failure")] == [said]
+    assert run("policy", "test", directory, "--min-coverage", "34", "--json") == 1
+    assert json.loads(capsys.readouterr().out)["ok"] is False
+
+
+@pytest.mark.parametrize("share", ["101", "-1", "9x", "\u0661"])
+def test_a_share_that_is_no_percentage_is_refused(directory, share):
+    with pytest.raises(SystemExit):
+        run("policy", "test", directory, f"--min-coverage={share}")
+
+
 def test_a_bundle_that_is_refused_fails_its_tests(directory, capsys):
     (directory / "catalog.yaml").unlink()
     assert run("policy", "test", directory) == 1
