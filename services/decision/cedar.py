@@ -45,6 +45,7 @@ _STRING: Final[dict[str, CedarJSON]] = {"type": "String"}
 _LONG: Final[dict[str, CedarJSON]] = {"type": "Long"}
 _BOOLEAN: Final[dict[str, CedarJSON]] = {"type": "Boolean"}
 _STRINGS: Final[dict[str, CedarJSON]] = {"type": "Set", "element": {"type": "String"}}
+_RESOURCE: Final = {"type": _STRING, "id": _STRING, "sensitivity": _STRING, "labels": _STRINGS}
 
 
 def quoted(text: str) -> str:
@@ -130,13 +131,23 @@ def schema(
             "entityTypes": {
                 "AgentGroup": {},
                 "Agent": {"memberOfTypes": ["AgentGroup"], "shape": _record({"owner": _STRING, "labels": _STRINGS})},
-                "Resource": {
-                    "shape": _record({"type": _STRING, "id": _STRING, "sensitivity": _STRING, "labels": _STRINGS})
-                },
+                "Resource": {"shape": _record(_RESOURCE)},
             },
             "actions": declared,
         }
     }
+
+
+def check_resource(attributes: Mapping[str, CedarJSON]) -> None:
+    """Return if the attributes are those of the schema's Resource, with its types. Raises: TypeError."""
+    labels = attributes.get("labels")
+    if (
+        attributes.keys() != _RESOURCE.keys()
+        or not isinstance(labels, list)
+        or not all(isinstance(label, str) for label in labels)
+        or not all(isinstance(value, str) for name, value in attributes.items() if name != "labels")
+    ):
+        raise TypeError("the resource does not have the attributes of the schema")
 
 
 def _context(action: CatalogAction, kept: frozenset[str]) -> dict[str, CedarJSON]:

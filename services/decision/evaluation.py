@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Generic, TypeVar
 
 import cedarpy
+import orjson
 
 from services.decision import cedar
 
@@ -23,10 +24,15 @@ if TYPE_CHECKING:
     from services.decision.manifest import Manifest
     from services.decision.rules import Rule
 
+K = TypeVar("K")
+V = TypeVar("V")
+
 #: A slice takes about 27 KB: at worst some 330 MB, and ten thousand agents find theirs ready.
 MAX_SLICES: Final = 12_288
-#: Cedar cannot be interrupted, so what it reads is bounded. Whatever fits an HTTP body fits, escaped, several times.
-MAX_QUESTION_CHARS: Final = 1 << 20
+#: Only what was held asks for its permits alone.
+MAX_PERMITS: Final = 2_048
+#: Cedar cannot be interrupted, so what it reads is bounded. Whatever fits an HTTP body fits several times.
+MAX_QUESTION_BYTES: Final = 1 << 20
 
 
 class EvaluationFailed(Exception):
@@ -115,45 +121,65 @@ class _Slice:
     context: frozenset[str]
 
 
+@dataclass(frozen=True, slots=True)
+class _Ready:
+    """A slice with what agent and action settle of every question to it. `entities` holds all but the resource."""
+
+    slice: _Slice
+    schema: cedarpy.Schema
+    entities: cedarpy.Entities
+    principal: Mapping[str, str]
+    action: Mapping[str, str]
+
+
+class _Latest(Generic[K, V]):
+    """Keeps what was made last, up to a number."""
+
+    def __init__(self, kept: int) -> None:
+        self._kept = kept
+        self._made: dict[K, V] = {}
+
+    def get(self, key: K, make: Callable[[], V]) -> V:
+        found = self._made.get(key)
+        if found is None:
+            found = make()
+            if len(self._made) >= self._kept:
+                self._made.pop(next(iter(self._made)), None)
+            self._made[key] = found
+        return found
+
+
 class Evaluator:
     """The compiled rules of one bundle."""
 
     def __init__(self, rules: Sequence[Rule]) -> None:
         self._rules = tuple(rules)
         # Agents that no rule tells apart share a slice of the rules; a manifest is added to it on demand.
-        self._shared: dict[tuple[tuple[str, str], frozenset[tuple[str, str]]], _Slice] = {}
-        self._slices: dict[tuple[str, tuple[str, str]], _Slice] = {}
+        self._shared: _Latest[tuple[tuple[str, str], frozenset[tuple[str, str]]], _Slice] = _Latest(MAX_SLICES)
+        self._whole: _Latest[tuple[str, tuple[str, str]], _Ready] = _Latest(MAX_SLICES)
+        self._permits: _Latest[tuple[str, tuple[str, str]], _Ready] = _Latest(MAX_PERMITS)
         self._principals = frozenset[tuple[str, str]]().union(*(rule.principals or () for rule in rules))
 
     def matched(self, agent: AgentScope, action: ActionScope, question: Question) -> Matched:
         """Return what matches. Raises: EvaluationFailed on any error of any rule, whatever the others say."""
-        return _ask(lambda: self._slice(agent, action), agent, action, question)
+
+        def make() -> _Ready:
+            return _ready(_added(self._shared_slice(agent, action), _manifest_part(agent, action)), agent, action)
+
+        return _ask(lambda: self._whole.get((agent.name, action.key), make), question)
 
     def permits(self, agent: AgentScope, action: ActionScope, question: Question) -> Matched:
         """Return which permits match, as if no forbid existed. Raises: EvaluationFailed."""
-        candidates = [*self._candidates(agent, action), *_manifest_part(agent, action)]
-        permits = [rule for rule in candidates if not rule.forbids]
-        return _ask(lambda: _compile(permits), agent, action, question)
 
-    def _slice(self, agent: AgentScope, action: ActionScope) -> _Slice:
-        key = agent.name, action.key
-        found = self._slices.get(key)
-        if found is None:
-            found = _added(self._shared_slice(agent, action), _manifest_part(agent, action))
-            if len(self._slices) >= MAX_SLICES:
-                self._slices.pop(next(iter(self._slices)), None)
-            self._slices[key] = found
-        return found
+        def make() -> _Ready:
+            candidates = [*self._candidates(agent, action), *_manifest_part(agent, action)]
+            return _ready(_compile([rule for rule in candidates if not rule.forbids]), agent, action)
+
+        return _ask(lambda: self._permits.get((agent.name, action.key), make), question)
 
     def _shared_slice(self, agent: AgentScope, action: ActionScope) -> _Slice:
         key = action.key, agent.principals & self._principals
-        found = self._shared.get(key)
-        if found is None:
-            found = _compile(self._candidates(agent, action))
-            if len(self._shared) >= MAX_SLICES:
-                self._shared.pop(next(iter(self._shared)), None)
-            self._shared[key] = found
-        return found
+        return self._shared.get(key, lambda: _compile(self._candidates(agent, action)))
 
     def _candidates(self, agent: AgentScope, action: ActionScope) -> list[Rule]:
         return [rule for rule in self._rules if rule.may_match(action.groups, agent.principals)]
@@ -180,34 +206,41 @@ def _read(rules: Sequence[Rule]) -> frozenset[str]:
     return frozenset[str]().union(*(rule.context for rule in rules))
 
 
-def _ask(choose: Callable[[], _Slice], agent: AgentScope, action: ActionScope, question: Question) -> Matched:
-    resource = {
-        "uid": {"type": "Resource", "id": question.resource_id},
-        "attrs": question.resource,
-        "parents": [],
-    }
+def _ready(chosen: _Slice, agent: AgentScope, action: ActionScope) -> _Ready:
+    schema = action.schema(chosen.context)
+    # A schema passed beside an `Entities` handle is not applied to the entities: the handle is built with it.
+    # The schema brings the action and its groups, too.
+    entities = cedarpy.Entities.from_json_str(f"[{agent.entities}]", schema)
+    principal, of = {"type": "Agent", "id": agent.name}, {"type": "Action", "id": action.name}
+    return _Ready(chosen, schema, entities, principal, of)
+
+
+def _ask(choose: Callable[[], _Ready], question: Question) -> Matched:
     try:
-        chosen = choose()
-        schema = action.schema(chosen.context)
-        context = json.dumps({name: value for name, value in question.context.items() if name in chosen.context})
-        attributes = json.dumps(resource)
-        if len(context) + len(attributes) > MAX_QUESTION_CHARS:
+        ready = choose()
+        uid = {"type": "Resource", "id": question.resource_id}
+        # The schema's own check of one resource would cost as much as the whole evaluation.
+        cedar.check_resource(question.resource)
+        resource = orjson.dumps([{"uid": uid, "attrs": question.resource, "parents": ()}])
+        context = orjson.dumps(
+            {name: value for name, value in question.context.items() if name in ready.slice.context}
+        )
+        if len(context) + len(resource) > MAX_QUESTION_BYTES:
             raise EvaluationFailed("the intent is too large to be evaluated")
         request = {
-            "principal": {"type": "Agent", "id": agent.name},
-            "action": {"type": "Action", "id": action.name},
-            "resource": {"type": "Resource", "id": question.resource_id},
-            "context": context,
+            "principal": ready.principal,
+            "action": ready.action,
+            "resource": uid,
+            "context": context.decode(),
         }
-        # A schema passed beside an `Entities` handle is not applied to the entities: the handle is built with it.
-        entities = cedarpy.Entities.from_json_str(f"[{agent.entities},{attributes}]", schema)
-        result = cedarpy.is_authorized(request, chosen.policies, entities, schema)
+        entities = ready.entities.with_added_json_str(resource.decode())
+        result = cedarpy.is_authorized(request, ready.slice.policies, entities, ready.schema)
         decision, diagnostics = result.decision, result.diagnostics
         # Cedar skips a rule that errs, a forbid too: any error leaves the question open.
         if diagnostics.errors:
             raise EvaluationFailed("; ".join(diagnostics.errors)[:500])
         ids = diagnostics.id_annotations_by_reason
-        rules = tuple(chosen.rules[ids[reason]] for reason in diagnostics.reasons)
+        rules = tuple(ready.slice.rules[ids[reason]] for reason in diagnostics.reasons)
     except (ValueError, TypeError, KeyError) as failure:
         raise EvaluationFailed(f"Cedar refused the request: {failure}"[:500]) from failure
     if decision is cedarpy.Decision.Allow and rules and not any(rule.forbids for rule in rules):

@@ -10,7 +10,7 @@ from holdfast.token import verify_signature
 from world import Fault, World
 
 from services.breaker import State
-from services.decision.evaluation import MAX_QUESTION_CHARS
+from services.decision.evaluation import MAX_QUESTION_BYTES
 from services.ports import OpenIntent
 
 DEADLINE_S = 0.02
@@ -125,7 +125,7 @@ async def test_what_is_cancelled_inside_a_dependency_is_an_answer_to_the_caller(
 
 async def test_an_intent_too_large_to_be_evaluated_is_denied_alone_and_beforehand(world):
     """Cedar cannot be interrupted, so that what it reads is bounded whatever way an intent came in."""
-    note = "x" * MAX_QUESTION_CHARS
+    note = "x" * MAX_QUESTION_BYTES
     for n in range(6):
         huge = world.refund(parameters={"amount_cents": 4_200, "note": note})
         outcome = await world.submit(huge, key=f"key-{n}")

@@ -369,6 +369,8 @@ def test_what_another_bundle_classified_is_not_decided():
         {"parameters": {"amount_cents": 4200, "currency": "EUR", "undeclared": 1}},
         {"parameters": {"amount_cents": {"__extn": {"fn": "decimal", "arg": "x"}}, "currency": "EUR"}},
         {"labels": (1,)},
+        {"labels": ("pci", None)},
+        {"labels": ({"__entity": {"type": "Agent", "id": "bot"}},)},
     ],
 )
 def test_a_malformed_request_is_never_allowed(wrong):
