@@ -140,14 +140,14 @@ def schema(
 
 def check_resource(attributes: Mapping[str, CedarJSON]) -> None:
     """Return if the attributes are those of the schema's Resource, with its types. Raises: TypeError."""
-    labels = attributes.get("labels")
-    if (
-        attributes.keys() != _RESOURCE.keys()
-        or not isinstance(labels, list)
-        or not all(isinstance(label, str) for label in labels)
-        or not all(isinstance(value, str) for name, value in attributes.items() if name != "labels")
-    ):
+    if attributes.keys() != _RESOURCE.keys():
         raise TypeError("the resource does not have the attributes of the schema")
+    labels = attributes["labels"]
+    if not isinstance(labels, list):
+        raise TypeError("the resource's labels are a list")
+    for text in (attributes["type"], attributes["id"], attributes["sensitivity"], *labels):
+        if not isinstance(text, str):
+            raise TypeError("the resource's attributes are texts")
 
 
 def _context(action: CatalogAction, kept: frozenset[str]) -> dict[str, CedarJSON]:

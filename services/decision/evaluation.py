@@ -162,11 +162,19 @@ class Evaluator:
 
     def matched(self, agent: AgentScope, action: ActionScope, question: Question) -> Matched:
         """Return what matches. Raises: EvaluationFailed on any error of any rule, whatever the others say."""
+        return _ask(lambda: self._ready(agent, action), question)
 
-        def make() -> _Ready:
-            return _ready(_added(self._shared_slice(agent, action), _manifest_part(agent, action)), agent, action)
-
-        return _ask(lambda: self._whole.get((agent.name, action.key), make), question)
+    def seen(self, agent: AgentScope, action: ActionScope, question: Question) -> Question:
+        """Return the question without the part of the context that no rule can read. Raises: EvaluationFailed."""
+        try:
+            readable = self._ready(agent, action).slice.context
+        except ValueError as failure:
+            raise EvaluationFailed(f"Cedar refused the rules: {failure}"[:500]) from failure
+        return Question(
+            resource_id=question.resource_id,
+            resource=question.resource,
+            context={name: value for name, value in question.context.items() if name in readable},
+        )
 
     def permits(self, agent: AgentScope, action: ActionScope, question: Question) -> Matched:
         """Return which permits match, as if no forbid existed. Raises: EvaluationFailed."""
@@ -176,6 +184,12 @@ class Evaluator:
             return _ready(_compile([rule for rule in candidates if not rule.forbids]), agent, action)
 
         return _ask(lambda: self._permits.get((agent.name, action.key), make), question)
+
+    def _ready(self, agent: AgentScope, action: ActionScope) -> _Ready:
+        def make() -> _Ready:
+            return _ready(_added(self._shared_slice(agent, action), _manifest_part(agent, action)), agent, action)
+
+        return self._whole.get((agent.name, action.key), make)
 
     def _shared_slice(self, agent: AgentScope, action: ActionScope) -> _Slice:
         key = action.key, agent.principals & self._principals

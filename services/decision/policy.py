@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING
 from holdfast.intent import Intent, Resource
 from holdfast.reasons import Cause, ReasonCode
 
-from services.decision import parameters, risk
+from services.decision import parameters
 from services.decision.catalog import Effect, Impact, ResourceFacts, Sensitivity
 from services.decision.evaluation import ActionScope, AgentScope, EvaluationFailed, Evaluator, Question
 from services.decision.manifest_rules import ActionScopes, compile_manifest, rule_id
 from services.decision.parameters import Logged, ParametersInvalid
 from services.decision.pattern import MostSpecific, matches
-from services.decision.risk import Circumstances, Factor, Risk, Signals, Tier
+from services.decision.risk import Circumstances, Factor, Risk, Scale, Signals, Tier
 from services.decision.schedule import WEEKDAYS
 from services.decision.verdict import Allow, ApprovalNeeded, Deny, Hold, Unavailable
 
@@ -121,7 +121,7 @@ class Policy:
         self._catalog: MostSpecific[CatalogAction] = MostSpecific(catalog.actions)
         self._declared: Mapping[str, CatalogAction] = catalog.actions
         self._resources: MostSpecific[ResourceFacts] = MostSpecific(bundle.resources)
-        self._working_hours = bundle.settings.risk.working_hours.compiled()
+        self._risk = Scale(bundle.settings.risk)
         self._roles = {role: frozenset(people) for role, people in bundle.settings.approvals.roles.items()}
         self._actions = {
             name: ActionScope(name, action, catalog.categories[action.category])
@@ -222,14 +222,7 @@ class Policy:
             claimed_environment=intent.context.environment,
             sensitivity=classified.sensitivity,
         )
-        return risk.assess(
-            circumstances,
-            signals,
-            agent=agent,
-            settings=self.settings.risk,
-            working_hours=self._working_hours,
-            now=now,
-        )
+        return self._risk.assess(circumstances, signals, agent=agent, now=now)
 
     # --- admit ------------------------------------------------------------------------------------------------------
 
@@ -328,6 +321,19 @@ class Policy:
         """Return what Cedar is asked about a request; None if the bundle does not know its agent or action."""
         agent, action = self._agents.get(request.agent), self._actions.get(request.classified.action)
         return None if agent is None or action is None else (agent.scope, action, self._question(request))
+
+    def seen(self, request: Request) -> tuple[str, Question] | None:
+        """Return what the answer to a request depends on beside manifest, rules, agent, action, model and time.
+
+        None where that cannot be told: nothing may then be taken for the same.
+        """
+        scene = self.scene(request)
+        if scene is None or request.classified.dispute is not None:
+            return None
+        try:
+            return request.classified.environment, self._evaluator.seen(*scene)
+        except EvaluationFailed:
+            return None
 
     def _question(self, request: Request) -> Question:
         intent, classified, now = request.intent, request.classified, request.now

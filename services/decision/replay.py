@@ -72,13 +72,18 @@ def looseness_of(old: Answer, new: Answer) -> int:
     return _STRICTNESS[old.decision] - _STRICTNESS[new.decision]
 
 
-def answer(policy: Policy, recorded: Recorded, signals: Signals) -> Answer:
-    """Return what a policy answers to a recorded intent."""
+def question(policy: Policy, recorded: Recorded, signals: Signals) -> Request | Deny:
+    """Return what a recorded intent is to a policy: a question, or not even that."""
     classified = policy.classify(recorded.intent)
     if isinstance(classified, Deny):
-        return answer_of(classified)
+        return classified
     risk = policy.assess(recorded.intent, classified, agent=recorded.agent, signals=signals, now=recorded.at)
-    return answer_of(policy.evaluate(request_of(recorded, classified, risk)))
+    return request_of(recorded, classified, risk)
+
+
+def answer(policy: Policy, asked: Request | Deny) -> Answer:
+    """Return what a policy answers to its question."""
+    return answer_of(asked if isinstance(asked, Deny) else policy.evaluate(asked))
 
 
 def ask_beside(candidate: Policy, active: Policy, request: Request) -> Verdict:
@@ -93,7 +98,6 @@ def ask_beside(candidate: Policy, active: Policy, request: Request) -> Verdict:
 
 def request_of(recorded: Recorded, classified: Classified, risk: Risk) -> Request:
     """Return the question as it was asked, without approvals."""
-    waited_s = int((recorded.at - recorded.received_at).total_seconds())
     return Request(
         agent=recorded.agent,
         intent=recorded.intent,
@@ -101,7 +105,7 @@ def request_of(recorded: Recorded, classified: Classified, risk: Risk) -> Reques
         risk=risk,
         now=recorded.at,
         drained=recorded.drained,
-        queue_age_s=max(0, waited_s) if recorded.drained else 0,
+        queue_age_s=max(0, int((recorded.at - recorded.received_at).total_seconds())) if recorded.drained else 0,
     )
 
 

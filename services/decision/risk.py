@@ -12,7 +12,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from datetime import datetime
 
-    from services.decision.schedule import Schedule
     from services.decision.settings import ImpactWeights, RiskSettings, Tiers, Weights
 
 MAX_SCORE: Final = 100
@@ -82,27 +81,42 @@ class Circumstances:
     claimed_environment: str | None = None
     sensitivity: Sensitivity
 
+    @property
+    def is_about_production(self) -> bool:
+        """Whether it is about production, by what is known or by what the agent says."""
+        return PRODUCTION in (self.environment, self.claimed_environment)
 
-def assess(
-    circumstances: Circumstances,
-    signals: Signals,
-    *,
-    agent: str,
-    settings: RiskSettings,
-    working_hours: Schedule,
-    now: datetime,
-) -> Risk:
-    """Return the score with its factors. No factor is ever negative, so nothing can lower another."""
-    factors = tuple(
-        factor
-        for factor in (
-            *_standing(circumstances, settings.weights),
-            *_passing(agent, signals, settings.weights, off_hours=not working_hours.contains(now)),
+
+class Scale:
+    """The risk model with one bundle's weights, tiers and working hours."""
+
+    def __init__(self, settings: RiskSettings) -> None:
+        self._weights = settings.weights
+        self._tiers = settings.tiers
+        self._working_hours = settings.working_hours.compiled()
+        # What follows from the circumstances alone; there are 64 of them.
+        self._standing: dict[tuple[Impact, bool, bool, Sensitivity], tuple[Factor, ...]] = {}
+
+    def assess(self, circumstances: Circumstances, signals: Signals, *, agent: str, now: datetime) -> Risk:
+        """Return the score with its factors. No factor is ever negative, so nothing can lower another."""
+        off_hours = not self._working_hours.contains(now)
+        passing = _passing(agent, signals, self._weights, off_hours=off_hours)
+        factors = (*self._standing_factors(circumstances), *(factor for factor in passing if factor.points > 0))
+        score = min(MAX_SCORE, sum([factor.points for factor in factors]))
+        return Risk(score=score, tier=tier(score, self._tiers), factors=factors)
+
+    def _standing_factors(self, circumstances: Circumstances) -> tuple[Factor, ...]:
+        key = (
+            circumstances.impact,
+            circumstances.reversible,
+            circumstances.is_about_production,
+            circumstances.sensitivity,
         )
-        if factor.points > 0
-    )
-    score = min(MAX_SCORE, sum(factor.points for factor in factors))
-    return Risk(score=score, tier=tier(score, settings.tiers), factors=factors)
+        found = self._standing.get(key)
+        if found is None:
+            standing = _standing(circumstances, self._weights)
+            found = self._standing[key] = tuple(factor for factor in standing if factor.points > 0)
+        return found
 
 
 def tier(score: int, tiers: Tiers) -> Tier:
@@ -118,7 +132,7 @@ def _standing(circumstances: Circumstances, weights: Weights) -> Iterator[Factor
     """Yield what follows from the action and what it touches."""
     impact = circumstances.impact
     yield Factor(name="impact", points=_impact(weights.impact, impact), why=f"the category's impact is {impact}")
-    if PRODUCTION in (circumstances.environment, circumstances.claimed_environment):
+    if circumstances.is_about_production:
         yield Factor(name="production", points=weights.production, why="it is about production")
     if not circumstances.reversible:
         yield Factor(name="irreversible", points=weights.irreversible, why="it cannot be undone")

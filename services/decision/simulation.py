@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Final
 
 from services.decision.cedar import action_groups
 from services.decision.pattern import MostSpecific
-from services.decision.replay import Difference, answer, signals_of
+from services.decision.replay import Difference, answer, question, signals_of
+from services.decision.verdict import Deny
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from holdfast.strict_json import JSON
 
     from services.decision.bundle import Bundle
-    from services.decision.policy import Policy
+    from services.decision.policy import Policy, Request
     from services.decision.replay import Answer, Recorded
     from services.decision.rules import Rule
 
@@ -25,37 +26,57 @@ MAX_KEPT: Final = 10_000
 
 
 class Sameness:
-    """Tells for which agents and actions two bundles say the same, so that one evaluation answers for both.
+    """Tells where two bundles say the same, so that one evaluation answers for both.
 
-    INVARIANT: yes only where everything that an answer depends on is equal: catalogue, resources, settings, the agent's
-    manifest, and every rule whose scope can match.
+    INVARIANT: yes only where everything that an answer depends on is equal.
     """
 
     def __init__(self, old: Bundle, new: Bundle) -> None:
         self._old = old
         self._new = new
-        self._everywhere = (old.catalog, old.resources, old.settings) == (new.catalog, new.resources, new.settings)
-        self._actions = MostSpecific(old.catalog.actions)
+        self._actions = MostSpecific(old.catalog.actions), MostSpecific(new.catalog.actions)
         self._changed = _changed(old.rules, new.rules)
-        self._known: dict[tuple[str, str], bool] = {}
+        self._known: dict[tuple[str, str], tuple[bool, bool]] = {}
+        before, after = old.settings, new.settings
+        self._circumstances = (old.resources, before.environment, before.risk) == (
+            new.resources,
+            after.environment,
+            after.risk,
+        )
 
-    def of(self, agent: str, operation: str) -> bool:
-        """Return whether both bundles answer every such intent alike."""
+    def of(self, agent: str, operation: str) -> tuple[bool, bool]:
+        """Return whether every such intent is one question to both bundles, and whether one question has one answer.
+
+        The question depends on the action's own entry in the catalogue with its category, on resources and settings;
+        the answer on entry and category, the agent's manifest, and every rule whose scope can match. A manifest's globs
+        are about each action alone, so the rest of the catalogue is not looked at; approvals are never replayed.
+        """
         key = agent, operation
         found = self._known.get(key)
         if found is None:
-            found = self._known[key] = self._everywhere and self._is_same(agent, operation)
+            found = self._known[key] = self._compare(agent, operation)
         return found
 
-    def _is_same(self, agent: str, operation: str) -> bool:
-        manifest, action = self._old.manifests.get(agent), self._actions.find(operation)
+    def _compare(self, agent: str, operation: str) -> tuple[bool, bool]:
+        action = self._actions[0].find(operation)
+        if action != self._actions[1].find(operation):
+            return False, False
+        if action is None:
+            return True, True  # to both it is unclassified
+        name, catalogued = action
+        category, category_now = (bundle.catalog.categories[catalogued.category] for bundle in (self._old, self._new))
+        groups = action_groups(catalogued.category, category)
+        if groups != action_groups(catalogued.category, category_now):
+            return False, False
+        asks = self._circumstances and category.reversible == category_now.reversible
+        return asks, self._answers_alike(agent, frozenset({name, *groups}))
+
+    def _answers_alike(self, agent: str, actions: frozenset[str]) -> bool:
+        manifest = self._old.manifests.get(agent)
         if manifest != self._new.manifests.get(agent):
             return False
-        if manifest is None or action is None:
+        if manifest is None:
             return True
-        name, catalogued = action
-        category = catalogued.category
-        actions = frozenset({name, *action_groups(category, self._old.catalog.categories[category])})
         principals = frozenset({("Agent", agent), *(("AgentGroup", group) for group in manifest.metadata.groups)})
         return not any(rule.may_match(actions, principals) for rule in self._changed)
 
@@ -87,10 +108,7 @@ class Simulation:
         if recorded is None:
             self.unreadable += 1
             return
-        signals = signals_of(recorded.risk, self.old)
-        old = answer(self.old, recorded, signals)
-        same = self._sameness is not None and self._sameness.of(recorded.agent, recorded.intent.action)
-        new = old if same else answer(self.new, recorded, signals)
+        old, new = self._answers(recorded)
         self.replayed += 1
         self.matrix[old.decision, new.decision] += 1
         if (old.decision, old.reason_code) == (new.decision, new.reason_code):
@@ -108,6 +126,25 @@ class Simulation:
         kept = self._loose if looser else self._rest
         if len(kept) < MAX_KEPT:
             kept.append(difference)
+
+    def _answers(self, recorded: Recorded) -> tuple[Answer, Answer]:
+        signals = signals_of(recorded.risk, self.old)
+        asked = question(self.old, recorded, signals)
+        old = answer(self.old, asked)
+        sameness = self._sameness
+        asks_alike, answers_alike = (
+            (False, False) if sameness is None else sameness.of(recorded.agent, recorded.intent.action)
+        )
+        asked_now = asked if asks_alike else question(self.new, recorded, signals)
+        if answers_alike and (asks_alike or self._is_one_question(asked, asked_now)):
+            return old, old
+        return old, answer(self.new, asked_now)
+
+    def _is_one_question(self, asked: Request | Deny, asked_now: Request | Deny) -> bool:
+        if isinstance(asked, Deny) or isinstance(asked_now, Deny):
+            return asked == asked_now
+        seen = self.old.seen(asked)
+        return seen is not None and seen == self.new.seen(asked_now)
 
     def differences(self) -> list[Difference]:
         """Return what differs: looser changes first, from deny to allow before anything else, then stricter ones."""

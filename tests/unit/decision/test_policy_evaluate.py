@@ -12,6 +12,7 @@ import pytest
 from bundles import AGENT, CATALOG, NOON, agent, ask, intent, policy
 from holdfast.reasons import Cause, ReasonCode
 
+from services.decision.cedar import check_resource
 from services.decision.policy import Classified, Request
 from services.decision.verdict import Allow, ApprovalNeeded, Deny, Hold, Unavailable
 
@@ -381,6 +382,19 @@ def test_a_malformed_request_is_never_allowed(wrong):
     risk = POLICY.assess(what, classified, agent="bot", now=NOON)
     request = Request(agent="bot", intent=what, classified=replace(classified, **wrong), risk=risk, now=NOON)
     assert isinstance(POLICY.evaluate(request), Unavailable)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"labels": "pci"}, {"labels": [1]}, {"id": None}, {"type": ["payment"]}, {"sensitivity": 1}, {"more": "x"}],
+)
+def test_only_a_resource_of_the_schema_s_shape_is_handed_to_cedar(wrong):
+    right = {"type": "payment", "id": "p", "sensitivity": "internal", "labels": ["pci"]}
+    check_resource(right)
+    with pytest.raises(TypeError):
+        check_resource({**right, **wrong})
+    with pytest.raises(TypeError):
+        check_resource({name: right[name] for name in ("type", "id", "sensitivity")})
 
 
 def test_the_same_question_has_the_same_answer():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from policy_bundles import AGENT, CATALOG, LOOSER, RULES, asked, files
+from policy_bundles import AGENT, CATALOG, LOOSER, RULES, SETTINGS, asked, files
 
 from services.decision.bundle import read_bundle
 from services.decision.policy import Policy
@@ -85,5 +85,22 @@ def test_what_is_evaluated_once_is_answered_as_if_it_were_evaluated_twice(new):
 def test_a_changed_rule_is_a_difference_for_its_own_action_alone():
     sameness = Sameness(read_bundle(files()), read_bundle(files(rules=LOOSER)))
 
-    assert not sameness.of("bot", "refund.create")
-    assert sameness.of("bot", "kb.search")
+    assert sameness.of("bot", "refund.create") == (True, False)
+    assert sameness.of("bot", "kb.search") == (True, True)
+
+
+def test_a_changed_category_is_a_difference_for_its_own_actions_alone():
+    graver, final = (
+        Sameness(read_bundle(files()), read_bundle(files(catalog=CATALOG.replace(old, new))))
+        for old, new in (("impact: medium", "impact: critical"), ("reversible: false", "reversible: true"))
+    )
+
+    assert graver.of("bot", "refund.create") == (False, False)
+    assert final.of("bot", "refund.create") == (False, True)
+    assert graver.of("bot", "kb.search") == final.of("bot", "kb.search") == (True, True)
+
+
+def test_a_changed_weight_makes_another_question_and_no_other_answer_to_the_same_one():
+    new = {**files(), "holdfast.yaml": SETTINGS.encode() + b"risk: {weights: {production: 60}}\n"}
+
+    assert Sameness(read_bundle(files()), read_bundle(new)).of("bot", "refund.create") == (False, True)
