@@ -1,6 +1,7 @@
 """What the single steps of a decision cost, in this process, without network or disk. Medians, in microseconds.
 
     classify + assess + evaluate   with 10, 100 and 1,000 rules and agents, beside Cedar alone on the same slice
+                                   with 1,000 rules and 10 to 10,000 agents that ask in turn, and loading such a bundle
     sign, verify                   one token, as the signer and an executor do
     link                           one record of the log
     strict JSON                    one body, beside orjson, which is not strict
@@ -47,11 +48,14 @@ if TYPE_CHECKING:
     from services.decision.bundle import Bundle
 
 SIZES: Final = (10, 100, 1000)
+FLEETS: Final = (10, 100, 1000, 10_000)
+_FLEET_RULES: Final = 1000
 _CALLS: Final = 2000
 _WARM_UP: Final = 200
 _AGENT: Final = "agent-0"
 _ISSUER: Final = "http://127.0.0.1:8420"
 _STREAM: Final = "str_" + "0" * 26
+_QUIET: Final = Signals()
 _NOON: Final = datetime(2026, 11, 20, 12, 0, tzinfo=UTC)
 _KEPT: Final = ("catalog.yaml", "resources.yaml", "holdfast.yaml")
 _MANIFEST: Final = """\
@@ -78,6 +82,7 @@ def measure_all(policies: Path) -> dict[str, object]:
         "unit": "microseconds, median of single calls",
         "calls": _CALLS,
         "decision": [decision(policies, size) for size in SIZES],
+        "fleet": [fleet(policies, agents) for agents in FLEETS],
         "steps": steps(),
     }
 
@@ -87,40 +92,64 @@ def measure_all(policies: Path) -> dict[str, object]:
 
 def decision(policies: Path, size: int) -> dict[str, object]:
     """Return the cost of one allow with `size` rules and as many agents, and of Cedar alone on the same slice."""
-    bundle = read_bundle(_files(policies, size))
+    bundle = read_bundle(_files(policies, rules=size, agents=size))
     policy = Policy.compile(bundle)
     asked = Intent.from_json(intent(1))
-    quiet = Signals()
-
-    def decide() -> None:
-        classified = policy.classify(asked)
-        if not isinstance(classified, Classified):
-            raise TypeError("the intent is in the catalogue")
-        risk = policy.assess(asked, classified, agent=_AGENT, signals=quiet, now=_NOON)
-        request = Request(agent=_AGENT, intent=asked, classified=classified, risk=risk, now=_NOON)
-        if not isinstance(policy.evaluate(request), Allow):
-            raise TypeError("the intent is allowed")
-
     rules_in_slice, ask_cedar = _cedar_alone(bundle, policy, asked)
     return {
         "rules": size,
         "agents": size,
         "rules_in_slice": rules_in_slice,
-        "decide_us": median_us(decide),
+        "decide_us": median_us(lambda: _decide(policy, asked, _AGENT)),
         "cedar_alone_us": median_us(ask_cedar),
     }
 
 
-def _files(policies: Path, size: int) -> dict[str, bytes]:
+def fleet(policies: Path, agents: int) -> dict[str, object]:
+    """Return the cost of one allow when so many agents ask in turn, and of loading their bundle, in seconds.
+
+    Each has asked before: what is compiled for an agent at its first intent is measured beside.
+    """
+    files = _files(policies, rules=_FLEET_RULES, agents=agents)
+    began_s = time.perf_counter()
+    policy = Policy.compile(read_bundle(files))
+    load_s = time.perf_counter() - began_s
+    asked = Intent.from_json(intent(1))
+    names = [f"agent-{number}" for number in range(agents)]
+    began_s = time.perf_counter()
+    for name in names:
+        _decide(policy, asked, name)
+    first_us = (time.perf_counter() - began_s) / agents * 1e6
+    in_turn = itertools.cycle(names)
+    return {
+        "rules": _FLEET_RULES,
+        "agents": agents,
+        "decide_us": median_us(lambda: _decide(policy, asked, next(in_turn)), calls=max(agents, _CALLS)),
+        "first_us": round(first_us, 1),
+        "load_s": round(load_s, 2),
+    }
+
+
+def _decide(policy: Policy, asked: Intent, agent: str) -> None:
+    classified = policy.classify(asked)
+    if not isinstance(classified, Classified):
+        raise TypeError("the intent is in the catalogue")
+    risk = policy.assess(asked, classified, agent=agent, signals=_QUIET, now=_NOON)
+    request = Request(agent=agent, intent=asked, classified=classified, risk=risk, now=_NOON)
+    if not isinstance(policy.evaluate(request), Allow):
+        raise TypeError("the intent is allowed")
+
+
+def _files(policies: Path, *, rules: int, agents: int) -> dict[str, bytes]:
     """Return a bundle with the shipped catalogue and so many rules and agents of its own."""
     shipped = {path: data for path, data in read_directory(policies).items() if path in _KEPT}
     catalog = read_bundle(shipped).catalog
     actions = itertools.cycle(sorted(catalog.actions))
-    rules = (_RULE.format(number=number, action=next(actions), limit=101 + number) for number in range(size))
+    texts = (_RULE.format(number=number, action=next(actions), limit=101 + number) for number in range(rules))
     manifests = {
-        f"agents/agent-{number}.yaml": _MANIFEST.format(name=f"agent-{number}").encode() for number in range(size)
+        f"agents/agent-{number}.yaml": _MANIFEST.format(name=f"agent-{number}").encode() for number in range(agents)
     }
-    return {**shipped, **manifests, "rules/measured.cedar": "\n".join(rules).encode()}
+    return {**shipped, **manifests, "rules/measured.cedar": "\n".join(texts).encode()}
 
 
 def _cedar_alone(bundle: Bundle, policy: Policy, asked: Intent) -> tuple[int, Callable[[], None]]:
@@ -233,10 +262,10 @@ def _claims(number: int, act_hash: str) -> Claims:
     )
 
 
-def median_us(call: Callable[[], object]) -> float:
+def median_us(call: Callable[[], object], *, calls: int = _CALLS) -> float:
     """Return the median of many single calls, each timed by itself, the first ones left out."""
     took_ns: list[int] = []
-    for _ in range(_WARM_UP + _CALLS):
+    for _ in range(_WARM_UP + calls):
         began_ns = time.perf_counter_ns()
         call()
         took_ns.append(time.perf_counter_ns() - began_ns)
@@ -246,18 +275,32 @@ def median_us(call: Callable[[], object]) -> float:
 
 def table(figures: Mapping[str, object]) -> list[Table]:
     """Return the figures as tables."""
-    decisions, others = figures["decision"], figures["steps"]
-    if not isinstance(decisions, list) or not isinstance(others, dict):
+    decisions, fleets, others = figures["decision"], figures["fleet"], figures["steps"]
+    if not isinstance(decisions, list) or not isinstance(fleets, list) or not isinstance(others, dict):
         raise TypeError("these are not the figures of `measure_all`")
-    of_size = Table(title="one decision, median µs", title_justify="left")
-    for heading in ("rules", "agents", "rules in slice", "classify + assess + evaluate", "Cedar alone"):
-        of_size.add_column(heading, justify="right")
-    for one in decisions:
-        of_size.add_row(*(str(value) for value in one.values()))
+    tables = []
+    for title, headings, rows in (
+        (
+            "one decision, median µs",
+            ("rules", "agents", "rules in slice", "classify + assess + evaluate", "Cedar alone"),
+            decisions,
+        ),
+        (
+            "one decision, agents in turn, median µs",
+            ("rules", "agents", "classify + assess + evaluate", "an agent's first", "load, s"),
+            fleets,
+        ),
+    ):
+        drawn = Table(title=title, title_justify="left")
+        for heading in headings:
+            drawn.add_column(heading, justify="right")
+        for one in rows:
+            drawn.add_row(*(str(value) for value in one.values()))
+        tables.append(drawn)
     by_step = Table("step", "median µs", title="single steps", title_justify="left")
     for name, value in others.items():
         by_step.add_row(name.replace("_", " "), str(value))
-    return [of_size, by_step]
+    return [*tables, by_step]
 
 
 def main() -> int:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Final
 
 from rich.console import Console
 
-from benchmarks import closedloop, commits, machine, micro, report, stage
+from benchmarks import closedloop, commits, machine, micro, report, simulate, stage
 from benchmarks.openloop import Load, Measured, measure
 from benchmarks.percentiles import in_ms
 from benchmarks.processes import ROOT, RunFailed
@@ -177,6 +177,7 @@ async def run(arguments: argparse.Namespace, console: Console) -> Path:
                 results["closed_loop"] = await closedloop.run(on, place, seconds=6.0 if arguments.quick else 15.0)
         if arguments.micro:
             results["micro"] = micro.measure_all(arguments.policies)
+            results["simulate"] = simulate.measure_all(arguments.policies)
     revision = str(commit["commit"])[:12]
     path: Path = arguments.output or RESULTS / f"{started_at:%Y-%m-%d}-{revision}.json"
     report.write(path, results)

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 K = TypeVar("K")
 V = TypeVar("V")
 
-#: A slice takes about 27 KB: at worst some 330 MB, and ten thousand agents find theirs ready.
+#: A slice takes about 40 KB: at worst some 500 MB, and ten thousand agents find theirs ready.
 MAX_SLICES: Final = 12_288
 #: Only what was held asks for its permits alone.
 MAX_PERMITS: Final = 2_048
