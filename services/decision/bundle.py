@@ -142,7 +142,7 @@ class _Reader:
         self.findings.extend(references.errors(bundle))
         if not self._refused():
             document = cedar.schema(catalog.actions, catalog.categories)
-            self.findings.extend(validate(bundle.rules, json.dumps(document)))
+            self.findings.extend(validate(bundle.rules, json.dumps(document), catalog.actions))
         if self._refused():
             return None
         self.findings.extend(references.warnings(bundle))

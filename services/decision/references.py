@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 from services.decision import finding, rules
 from services.decision.catalog import Impact
+from services.decision.hint import meant
 from services.decision.manifest import EntryEffect
 from services.decision.manifest_rules import ActionScopes
 from services.decision.pattern import MostSpecific, is_glob, overlap, ties
@@ -42,11 +43,14 @@ def _catalogue(bundle: Bundle) -> Iterator[Finding]:
     for name, action in bundle.catalog.actions.items():
         if action.category not in bundle.catalog.categories:
             line, column = tree.at("actions", name, "category")
-            yield finding.error(CATALOG, f"the category `{action.category}` is not defined", line=line, column=column)
+            message = f"the category `{action.category}` is not defined"
+            message += meant(action.category, bundle.catalog.categories)
+            yield finding.error(CATALOG, message, line=line, column=column)
         for executor in action.executor:
             if executor not in bundle.catalog.executors:
                 line, column = tree.at("actions", name, "executor")
-                yield finding.error(CATALOG, f"the executor `{executor}` is not defined", line=line, column=column)
+                message = f"the executor `{executor}` is not defined{meant(executor, bundle.catalog.executors)}"
+                yield finding.error(CATALOG, message, line=line, column=column)
 
 
 def _ties(bundle: Bundle) -> Iterator[Finding]:
@@ -67,12 +71,14 @@ def _manifest(bundle: Bundle, manifest: Manifest) -> Iterator[Finding]:
     for index, tool in enumerate(manifest.spec.tools):
         if not is_glob(tool) and catalogue.find(tool) is None:
             line, column = tree.at("spec", "tools", index)
-            yield finding.error(path, f"the tool `{tool}` is not in the catalogue", line=line, column=column)
+            message = f"the tool `{tool}` is not in the catalogue{meant(tool, bundle.catalog.actions)}"
+            yield finding.error(path, message, line=line, column=column)
     for key, index, entry in _entries(manifest):
         action = entry.action
         if action not in VERBS and not is_glob(action) and catalogue.find(action) is None:
             line, column = tree.at("spec", key, index, "action")
-            yield finding.error(path, f"the action `{action}` is not in the catalogue", line=line, column=column)
+            message = f"the action `{action}` is not in the catalogue{meant(action, [*bundle.catalog.actions, *VERBS])}"
+            yield finding.error(path, message, line=line, column=column)
 
 
 def _rules(bundle: Bundle) -> Iterator[Finding]:
@@ -85,6 +91,7 @@ def _rules(bundle: Bundle) -> Iterator[Finding]:
         first.setdefault(rule.id, rule)
         if rule.approval is not None and rule.approval.role not in bundle.settings.approvals.roles:
             message = f"the role `{rule.approval.role}` is not defined in {SETTINGS}"
+            message += meant(rule.approval.role, bundle.settings.approvals.roles)
             yield finding.error(rule.path, message, line=rule.line)
 
 
@@ -99,7 +106,8 @@ def _settings(bundle: Bundle) -> Iterator[Finding]:
         for number, category in enumerate(way.categories):
             if category not in bundle.catalog.categories:
                 line, column = tree.at("break_glass", index, "categories", number)
-                yield finding.error(SETTINGS, f"the category `{category}` is not defined", line=line, column=column)
+                message = f"the category `{category}` is not defined{meant(category, bundle.catalog.categories)}"
+                yield finding.error(SETTINGS, message, line=line, column=column)
 
 
 def warnings(bundle: Bundle) -> Iterator[Finding]:

@@ -13,6 +13,7 @@ import cedarpy
 from services.decision import finding
 from services.decision.cedar import CONTEXT
 from services.decision.finding import BundleInvalid
+from services.decision.hint import meant
 from services.decision.strict_yaml import decode
 
 if TYPE_CHECKING:
@@ -32,10 +33,15 @@ ANNOTATIONS: Final = frozenset({"id", "reason", "requires_approval"})
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}")
 _APPROVAL = re.compile(r"(?P<role>[A-Za-z0-9][A-Za-z0-9._-]{0,127})(?::(?P<count>[1-9][0-9]?))?")
 # A string, a comment, or the end of a statement; nothing else can hold a semicolon.
-_TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|//[^\n]*|;', re.DOTALL)
+# A comment ends where Cedar's does, at a line feed or a carriage return: what stands behind it is a rule.
+_TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|//[^\n\r]*|;', re.DOTALL)
 # What makes an expression deeper: a bracket by one level, an operator or an access by one link of a chain.
-_DEEPER = re.compile(r'"(?:[^"\\]|\\.)*"|//[^\n]*|[(\[{]|[)\]}]|&&|\|\||[-+*!.]|\bif\b', re.DOTALL)
-_BLANK = re.compile(r"(?:\s|//[^\n]*)*")
+_DEEPER = re.compile(r'"(?:[^"\\]|\\.)*"|//[^\n\r]*|[(\[{]|[)\]}]|&&|\|\||[-+*!.]|\bif\b', re.DOTALL)
+_BLANK = re.compile(r"(?:\s|//[^\n\r]*)*")
+_FOR_ACTION = re.compile(r' for Action::"(?:[^"\\]|\\.)*"')
+_UNKNOWN_ACTION = re.compile(r'unrecognized action `Action::"(?P<name>[^"]*)"`')
+_QUOTED = re.compile(r"`(?P<words>[^`]+)`")
+_LINE_END = re.compile(r"\r\n?|\n")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,16 +86,29 @@ def read_rules(path: str, data: bytes) -> tuple[Rule, ...]:
     """Return the statements of one file. Raises: BundleInvalid, with the line of each statement."""
     rules: list[Rule] = []
     findings: list[Finding] = []
-    for line, text in islice(_statements(decode(path, data)), MAX_RULES + 1):
+    whole = decode(path, data)
+    for line, text in islice(_statements(whole), MAX_RULES + 1):
         try:
             rules.append(_rule(path, line, text))
         except ValueError as failure:
             findings.append(finding.error(path, str(failure), line=line))
         except RecursionError:
             findings.append(finding.error(path, "the rule is nested too deeply", line=line))
+    if not findings and len(rules) <= MAX_RULES and _counted(whole) != len(rules):
+        # INVARIANT: every rule that Cedar reads in the file is one that was read here.
+        findings.append(finding.error(path, "Cedar reads other rules in the file than stand in it one by one"))
     if findings:
         raise BundleInvalid(findings)
     return tuple(rules)
+
+
+def _counted(text: str) -> int:
+    """Return how many rules Cedar reads in the text; -1 if it does not read it."""
+    try:
+        document: dict[str, Any] = json.loads(cedarpy.policies_to_json_str(text))
+    except ValueError:
+        return -1
+    return len(document["staticPolicies"]) + len(document["templates"])
 
 
 def _statements(text: str) -> Iterator[tuple[int, str]]:
@@ -107,7 +126,7 @@ def _statements(text: str) -> Iterator[tuple[int, str]]:
 def _at(text: str, start: int, end: int) -> tuple[int, str]:
     blank = _BLANK.match(text, start, end)
     first = blank.end() if blank else start
-    return text.count("\n", 0, first) + 1, text[first:end]
+    return len(_LINE_END.findall(text, 0, first)) + 1, text[first:end]
 
 
 def _refuse_depth(text: str) -> None:
@@ -220,19 +239,42 @@ def _attributes(node: object) -> Iterator[str]:
             yield from _attributes(value)
 
 
-def validate(rules: Sequence[Rule], schema_json: str) -> Iterable[Finding]:
-    """Return what Cedar's strict validator says against the generated schema, with places."""
+def validate(rules: Sequence[Rule], schema_json: str, schema_actions: Iterable[str]) -> Iterable[Finding]:
+    """Return what Cedar's strict validator says against the generated schema of these actions, with places."""
     if not rules:
         return []
     result = cedarpy.validate_policies("\n".join(rule.text for rule in rules), schema_json)
-    found = [_invalid(rules, problem.policy_id, problem.error) for problem in result.errors]
+    # One fault is said of every action that the rule is about: it is told once.
+    faults: dict[tuple[int, str], list[str]] = {}
+    for problem in result.errors:
+        number = problem.policy_id.removeprefix("policy")
+        index = int(number) if number.isdigit() and int(number) < len(rules) else 0
+        said = " ".join(problem.error.split()).replace(f"for policy `{problem.policy_id}`, ", "")
+        actions = faults.setdefault((index, _FOR_ACTION.sub("", said)), [])
+        if said not in actions:
+            actions.append(said)
+    known = frozenset(schema_actions)
+    found = [_invalid(rules[index], said, known) for (index, _), said in faults.items()]
     if not result.validation_passed and not found:
         found = [finding.error(rules[0].path, "Cedar's validator refused the rules without a reason")]
     return found
 
 
-def _invalid(rules: Sequence[Rule], policy_id: str, text: str) -> Finding:
-    number = policy_id.removeprefix("policy")
-    rule = rules[int(number)] if number.isdigit() and int(number) < len(rules) else rules[0]
-    said = " ".join(text.split()).replace(f"for policy `{policy_id}`, ", "")
-    return finding.error(rule.path, f"the rule `{rule.id}` fails Cedar's strict validation: {said}", line=rule.line)
+def _invalid(rule: Rule, said: Sequence[str], known: frozenset[str]) -> Finding:
+    first, more = said[0], f" (and for {len(said) - 1} more actions)" if len(said) > 1 else ""
+    action = _UNKNOWN_ACTION.search(first)
+    hint = meant(action["name"], known) if action else ""
+    line, column = _place(rule, first)
+    message = f"the rule `{rule.id}` fails Cedar's strict validation: {first}{more}{hint}"
+    return finding.error(rule.path, message, line=line, column=column)
+
+
+def _place(rule: Rule, said: str) -> tuple[int, int]:
+    """Return where the words stand that the message quotes first; where the rule begins if that is not plain."""
+    quoted = _QUOTED.search(said)
+    words = re.escape(quoted["words"]) if quoted else "(?!)"
+    places = [match.start() for match in re.finditer(rf"(?<!\w){words}(?!\w)", rule.text)]
+    if len(places) != 1:
+        return rule.line, 1
+    lines = _LINE_END.split(rule.text[: places[0]])
+    return rule.line + len(lines) - 1, len(lines[-1]) + 1

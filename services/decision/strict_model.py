@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
-from services.decision import finding
+from services.decision import finding, hint
 from services.decision.finding import BundleInvalid
 from services.decision.strict_yaml import compose
 
@@ -28,6 +28,8 @@ ActionName = Annotated[str, StringConstraints(pattern=r"^[^\s\x00-\x1f\x7f]{1,12
 Text = Annotated[str, StringConstraints(max_length=2000)]
 #: A short label that rules compare.
 Label = Annotated[str, StringConstraints(pattern=r"^[^\x00-\x1f\x7f]{1,128}$")]
+
+_FILE: Final = "the file"
 
 Items = Annotated[tuple[T, ...], Field(strict=False)]
 
@@ -86,18 +88,21 @@ def read_model(path: str, data: bytes, model: type[M], *, nulls_below: str | Non
     try:
         return model.model_validate(tree.plain()), tree
     except ValidationError as failure:
-        raise BundleInvalid(_findings(path, tree, failure)) from failure
+        raise BundleInvalid(_findings(path, tree, model, failure)) from failure
 
 
-def _findings(path: str, tree: Node, failure: ValidationError) -> list[Finding]:
+def _findings(path: str, tree: Node, model: type[StrictModel], failure: ValidationError) -> list[Finding]:
     found = []
     for error in failure.errors(include_url=False, include_input=False):
         location = [part for part in error["loc"] if part != "[key]"]
         line, column = tree.at(*location)
-        name = str(location[-1]) if location else "the file"
+        name = str(location[-1]) if location else _FILE
         if isinstance(location[-1] if location else "", int):
             name = f"entry {int(location[-1]) + 1}"
         message = _message(error["type"], name[:60], error.get("ctx", {}), error["msg"])
+        if error["type"] == "extra_forbidden":
+            message += hint.meant(name, hint.fields(model, location[:-1]))
+        message = message.replace(f"`{_FILE}`", _FILE)
         found.append(finding.error(path, message, line=line, column=column))
     return found
 

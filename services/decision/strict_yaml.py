@@ -32,6 +32,12 @@ _LOADER: Final = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _RESOLVER: Final = yaml.resolver.Resolver()
 _MERGE: Final = "<<"
 
+# Line separators to some readers and not to others, and what turns the direction of text around.
+# Source: YAML 1.2.2 5.4; Boucher and Anderson, Trojan Source, 2021.
+_MISLEADING = re.compile("[\u0085\u2028\u2029\u202a-\u202e\u2066-\u2069]")
+_TAB: Final = "a tab stands where only spaces may: write spaces"
+_COMMENT = re.compile(r"(?:^|(?<=[\s]))#[^\n\r]*")
+_LINE_END = re.compile(r"\r\n?|\n")
 _NULL_12 = re.compile(r"null|Null|NULL|~|")
 _BOOL_12 = re.compile(r"true|True|TRUE|false|False|FALSE")
 _INT_12 = re.compile(r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+")
@@ -122,6 +128,10 @@ def decode(path: str, data: bytes) -> str:
         raise BundleInvalid([finding.error(path, "the file is not UTF-8", line=line)]) from failure
     if text.startswith("\ufeff"):
         raise BundleInvalid([finding.error(path, "the file starts with a byte order mark")])
+    if (found := _MISLEADING.search(text)) is not None:
+        before = _LINE_END.split(text[: found.start()])
+        message = f"U+{ord(found.group()):04X} reads otherwise than it looks: write it as an escape, or leave it out"
+        raise BundleInvalid([finding.error(path, message, line=len(before), column=len(before[-1]) + 1)])
     return text
 
 
@@ -129,22 +139,39 @@ class _Composer:
     def __init__(self, path: str, text: str) -> None:
         self.findings: list[Finding] = []
         self._path = path
+        self._text = text
         self._events = self._parse(text)
         self._anchors: dict[str, Node] = {}
         self._aliased = 0
+        self._written: list[tuple[int, int]] = []  # where scalars begin and end
 
     def _parse(self, text: str) -> Iterator[yaml.Event]:
         try:
-            yield from yaml.parse(text, Loader=_LOADER)
+            for event in yaml.parse(text, Loader=_LOADER):
+                if isinstance(event, yaml.ScalarEvent) and event.start_mark and event.end_mark:
+                    self._written.append((event.start_mark.index, event.end_mark.index))
+                yield event
         except yaml.MarkedYAMLError as failure:
             mark = failure.problem_mark or failure.context_mark
             line, column = (mark.line + 1, mark.column + 1) if mark else (1, 1)
             message = f"not YAML: {failure.problem or failure.context or 'malformed'}"
+            if mark and text[mark.index : mark.index + 1] == "\t":
+                message = f"not YAML: {_TAB}"
             raise self._refusal(message, line, column) from failure
         except yaml.YAMLError as failure:
             position = getattr(failure, "position", 0)
             line = text.count("\n", 0, position if isinstance(position, int) else 0) + 1
             raise self._refusal("not YAML: a character is not allowed", line, 1) from failure
+
+    def _refuse_tabs(self) -> None:
+        """Find each line with a tab between its tokens: YAML allows some of them, and no one sees which."""
+        end = 0
+        for start, after in (*self._written, (len(self._text), len(self._text))):
+            between = _COMMENT.sub(lambda match: " " * len(match.group()), self._text[end:start])
+            if (tab := between.find("\t")) >= 0:
+                lines = _LINE_END.split(self._text[: end + tab])
+                self._find(_TAB, len(lines), len(lines[-1]) + 1)
+            end = max(end, after)
 
     def _refusal(self, message: str, line: int, column: int) -> BundleInvalid:
         return BundleInvalid([*self.findings, finding.error(self._path, message, line=line, column=column)])
@@ -161,6 +188,7 @@ class _Composer:
         after = next(self._events)
         if isinstance(after, yaml.DocumentStartEvent):
             raise self._refusal("a file holds one YAML document", *_place(after))
+        self._refuse_tabs()
         return node
 
     def _node(self, event: yaml.Event, depth: int) -> Node:

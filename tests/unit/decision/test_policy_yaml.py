@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from services.decision.finding import BundleInvalid
+from services.decision.rules import read_rules
 from services.decision.strict_yaml import MAX_DEPTH, compose
 
 
@@ -72,6 +73,45 @@ def test_a_file_that_is_not_utf_8_is_refused_with_the_line_of_the_byte():
 
 def test_a_byte_order_mark_is_refused():
     assert "byte order mark" in refusal(b"\xef\xbb\xbfa: 1")
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "column"),
+    [
+        ("a:\t1\n", 1, 3),
+        ("a: 1\t\n", 1, 5),
+        ("a: [1,\t2]\n", 1, 7),
+        ("a: 1\t# words\n", 1, 5),
+        ("é: {b:\t1}\n", 1, 7),
+    ],
+)
+def test_a_tab_between_tokens_is_refused_with_its_place(text, line, column):
+    with pytest.raises(BundleInvalid) as refused:
+        compose("f.yaml", text.encode())
+    found = refused.value.findings[0]
+    assert (found.line, found.column, found.message) == (
+        line,
+        column,
+        "a tab stands where only spaces may: write spaces",
+    )
+
+
+def test_a_tab_as_indent_is_called_by_its_name():
+    assert refusal("a:\n\tb: 1\n") == "f.yaml:2: not YAML: a tab stands where only spaces may: write spaces"
+
+
+@pytest.mark.parametrize("text", ["a: 1 # c\td\n", "# z\t\na: 1\n", "a: |\n  1\t2\n", 'a: "x\ty"\n', "a: x\ty\n"])
+def test_a_tab_inside_words_is_a_tab(text):
+    compose("f.yaml", text.encode())
+
+
+@pytest.mark.parametrize("character", ["\u0085", "\u2028", "\u2029", "\u202e", "\u2066"])
+def test_what_reads_otherwise_than_it_looks_is_refused_in_yaml_and_in_cedar(character):
+    """A line that begins for one reader and not for another hides a rule, or shows one that is none."""
+    message = f"U+{ord(character):04X} reads otherwise than it looks: write it as an escape, or leave it out"
+    assert refusal(f"a: 1\nb: 2 # {character}c: 3\n") == f"f.yaml:2: {message}"
+    with pytest.raises(BundleInvalid, match=f"r.cedar:1: U\\+{ord(character):04X}"):
+        read_rules("r.cedar", f'// {character}\n@id("x") permit (principal, action, resource);'.encode())
 
 
 def test_a_control_character_is_refused():

@@ -52,12 +52,12 @@ def test_an_allowance_that_is_kept_is_said_and_not_denied(source, tmp_path, caps
 def test_an_invalid_source_exits_with_one_and_writes_nothing(source, tmp_path, capsys):
     source.write_text(SOURCE + "defualt: deny\n")
     assert main(["policy", "import", "intercept", str(source), "--output", str(tmp_path / "out")]) == 1
-    assert capsys.readouterr().out == f"{source}:4: unknown field `defualt`\n"
+    assert capsys.readouterr().out == f"{source}:4: unknown field `defualt`: did you mean `default`?\n"
     assert not (tmp_path / "out").exists()
     command = ["policy", "import", "intercept", str(source), "--output", str(tmp_path / "out"), "--json"]
     assert main(command) == 1
     assert json.loads(capsys.readouterr().out)["errors"] == [
-        {"file": str(source), "line": 4, "message": "unknown field `defualt`"}
+        {"file": str(source), "line": 4, "message": "unknown field `defualt`: did you mean `default`?"}
     ]
 
 
