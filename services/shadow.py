@@ -66,6 +66,7 @@ class ShadowEvaluator:
             ShadowDifference(
                 run=candidate.run,
                 at=request.now,
+                intent_id=request.intent_id,
                 agent=request.agent,
                 act_hash=act_hash,
                 action=request.intent.action,

@@ -89,23 +89,9 @@ def _rules(policy: Policy, bundle: Bundle) -> Iterator[tuple[str, Source, str, i
     for rule in bundle.rules:
         yield rule.id, Source.RULE, rule.path, rule.line
     for agent in sorted(bundle.manifests):
-        path, places = bundle.manifest_paths[agent], _places(bundle, agent)
         for rule in policy.manifest_rules(agent):
-            yield rule.id, Source.MANIFEST, path, _line(bundle, path, places[rule.id])
-        spec = bundle.manifests[agent].spec
+            yield rule.id, Source.MANIFEST, rule.path, rule.line
+        path, spec = bundle.manifest_paths[agent], bundle.manifests[agent].spec
         for bound, stands in (("environments", spec.environments), ("schedule", spec.schedule)):
             if stands is not None:
-                yield rule_id(agent, bound), Source.MANIFEST, path, _line(bundle, path, ("spec", bound))
-
-
-def _places(bundle: Bundle, agent: str) -> dict[str, tuple[str | int, ...]]:
-    """Return where each rule of a manifest stands, by id."""
-    spec = bundle.manifests[agent].spec
-    entries = [("policies", index) for index in range(len(spec.policies or ()))]
-    entries += [("dataAccess", index) for index in range(len(spec.data_access or ()))]
-    numbered = {rule_id(agent, number): ("spec", *entry) for number, entry in enumerate(entries, 1)}
-    return {rule_id(agent, "tools"): ("spec", "tools"), **numbered}
-
-
-def _line(bundle: Bundle, path: str, place: tuple[str | int, ...]) -> int:
-    return bundle.trees[path].at(*place)[0]
+                yield rule_id(agent, bound), Source.MANIFEST, path, bundle.trees[path].at("spec", bound)[0]

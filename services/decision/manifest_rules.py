@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from services.decision import cedar
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 
     from services.decision.catalog import Catalog, Effect
     from services.decision.manifest import DataEntry, Entry, Manifest
+    from services.decision.strict_yaml import Node
 
 
 class ActionScopes:
@@ -53,16 +55,22 @@ def rule_id(agent: str, part: int | str) -> str:
     return f"{RESERVED_PREFIX}{agent}:{part}"
 
 
-def compile_manifest(manifest: Manifest, path: str, scopes: ActionScopes) -> tuple[Rule, ...]:
-    """Return the rules of one manifest. An entry that no listed tool can reach compiles to nothing."""
+def compile_manifest(manifest: Manifest, path: str, tree: Node, scopes: ActionScopes) -> tuple[Rule, ...]:
+    """Return the rules of one manifest. An entry that no listed tool can reach compiles to nothing.
+
+    `tree` is the file's, and gives each rule its line.
+    """
     tools = scopes.of_any(manifest.spec.tools)
     entries = manifest.entries()
     if entries is None:
-        return (_tools_rule(manifest, path, tools, scopes),) if tools else ()
+        rule = _tools_rule(manifest, path, tools, scopes)
+        return (replace(rule, line=tree.at("spec", "tools")[0]),) if tools else ()
+    lists = (("policies", manifest.spec.policies), ("dataAccess", manifest.spec.data_access))
+    places = [tree.at("spec", key, index)[0] for key, listed in lists for index in range(len(listed or ()))]
     rules = []
-    for number, entry in enumerate(entries, 1):
+    for number, (entry, line) in enumerate(zip(entries, places, strict=True), 1):
         if reached := scopes.of(entry.action) & tools:
-            rules.append(_entry_rule(manifest, path, number, entry, reached, scopes))
+            rules.append(replace(_entry_rule(manifest, path, number, entry, reached, scopes), line=line))
     return tuple(rules)
 
 

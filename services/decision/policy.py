@@ -131,7 +131,7 @@ class Policy:
         self._agents = {
             name: _Agent(
                 manifest=manifest,
-                scope=AgentScope.of(manifest, compile_manifest(manifest, bundle.manifest_paths[name], scopes)),
+                scope=AgentScope.of(manifest, _manifest_rules(bundle, name, scopes)),
                 schedule=manifest.spec.schedule.compiled() if manifest.spec.schedule else None,
             )
             for name, manifest in bundle.manifests.items()
@@ -379,6 +379,11 @@ class Policy:
     def manifest_rules(self, agent: str) -> tuple[Rule, ...]:
         """Return the Cedar that the agent's manifest compiled to. Raises: KeyError for an unknown agent."""
         return self._agents[agent].scope.rules
+
+
+def _manifest_rules(bundle: Bundle, agent: str, scopes: ActionScopes) -> tuple[Rule, ...]:
+    path = bundle.manifest_paths[agent]
+    return compile_manifest(bundle.manifests[agent], path, bundle.trees[path], scopes)
 
 
 def _stricter(one: Verdict, other: Verdict) -> Verdict:

@@ -47,15 +47,10 @@ _RUNNING: Final = "SELECT digest IS NOT NULL FROM policy_shadow ORDER BY id DESC
 _COUNTS: Final = """
 SELECT instance, same, looser, stricter, other, errors FROM policy_shadow_counts WHERE shadow = $1 ORDER BY instance
 """
-# The intent is found by what it is and when it was decided: an evaluation does not know its id.
 _DIFFERENCES: Final = """
-SELECT d.at, d.agent, d.act_hash, d.document,
-       (SELECT i.intent_id FROM intents i
-         WHERE i.agent = d.agent AND i.act_hash = d.act_hash
-           AND i.created_at BETWEEN d.at - interval '5 seconds' AND d.at + interval '5 seconds'
-         ORDER BY abs(extract(epoch FROM i.created_at - d.at)) LIMIT 1) AS intent_id
-  FROM policy_shadow_differences d WHERE d.shadow = $1
- ORDER BY d.document->>'change' <> 'looser', d.at DESC LIMIT $2
+SELECT at, agent, act_hash, document
+  FROM policy_shadow_differences WHERE shadow = $1
+ ORDER BY document->>'change' <> 'looser', at DESC LIMIT $2
 """
 
 
@@ -65,6 +60,7 @@ class ShadowDifference:
 
     run: int
     at: datetime
+    intent_id: str
     agent: str
     act_hash: str
     action: str
@@ -74,6 +70,7 @@ class ShadowDifference:
     def to_json(self) -> dict[str, JSON]:
         """Return what is stored of it."""
         return {
+            "intent_id": self.intent_id,
             "action": self.action,
             "change": change_name(looseness_of(self.old, self.new)),
             "old": answer_json(self.old),
@@ -122,7 +119,6 @@ class PostgresShadows:
             "processes": [{"instance": row["instance"], **{name: row[name] for name in COUNTS}} for row in counts],
             "differences": [
                 {
-                    "intent_id": row["intent_id"],
                     "agent": row["agent"],
                     "act_hash": row["act_hash"],
                     "at": rfc3339(row["at"]),

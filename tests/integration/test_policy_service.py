@@ -144,10 +144,13 @@ def test_the_way_of_a_candidate_from_its_shadow_to_its_rollback(service, tmp_pat
 
         service.cli("policy", "shadow", "start", str(candidate))
 
+        asked = set()
+
         def both_report():
-            service.submit()
-            service.submit(second)
+            asked.update(service.submit(api)["intent_id"] for api in (None, second))
             report = json.loads(service.cli("policy", "shadow", "report", "--json"))
+            differing = [found["intent_id"] for found in report["differences"]]
+            assert len(differing) == len(set(differing) & asked)
             return {one["instance"] for one in report["processes"] if one["looser"]} == {"api", "second"}
 
         until(both_report)

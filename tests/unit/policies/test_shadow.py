@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 from policy_bundles import LOOSER, asked, files
 
@@ -49,7 +50,8 @@ async def evaluated(shadow, cents):
     recorded = asked(cents)
     classified = POLICY.classify(recorded.intent)
     risk = POLICY.assess(recorded.intent, classified, agent="bot", now=recorded.at)
-    found = await shadow.evaluate(POLICY, request_of(recorded, classified, risk), "sha-256:x", charge=True)
+    request = replace(request_of(recorded, classified, risk), intent_id=f"int_{cents}")
+    found = await shadow.evaluate(POLICY, request, "sha-256:x", charge=True)
     await asyncio.sleep(0)
     return found
 
@@ -74,6 +76,7 @@ async def test_agreement_and_difference_are_counted_and_the_verdict_is_the_activ
 
     assert shadows.counts == {"same": 1, "stricter": 1, "looser": 1}
     assert {found.action for found in shadows.differences} == {"refund.create"}
+    assert [found.intent_id for found in shadows.differences] == ["int_2000", "int_6000"]
 
 
 async def test_a_candidate_that_fails_is_counted_and_harms_nothing():
