@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 INVALID: Final = 1
 USAGE: Final = 2
+#: Where a bundle goes that is not told where.
+DEFAULT_OUTPUT: Final = Path("imported-policies")
 
 
 def add(commands: Subparsers) -> None:
@@ -30,7 +32,7 @@ def add(commands: Subparsers) -> None:
         one = formats.add_parser(name, help=form.summary)
         one.add_argument("files", type=Path, nargs="+" if form.several else 1, metavar="FILE")
         one.add_argument(
-            "--output", type=Path, required=True, metavar="DIR", help="where the bundle goes: a new folder"
+            "--output", "-o", type=Path, default=DEFAULT_OUTPUT, metavar="DIR", help="a new folder (imported-policies)"
         )
         one.add_argument(
             "--keep-allow",
@@ -84,7 +86,10 @@ def _read(path: Path) -> bytes:
 def _print_refusals(refused: BundleInvalid, *, as_json: bool) -> None:
     errors = [found for found in refused.findings if found.severity is Severity.ERROR]
     if as_json:
-        listed = [{"file": found.path, "line": found.line, "message": found.message} for found in errors]
+        listed = [
+            {"file": found.path, "line": found.line, "column": found.column, "message": found.message}
+            for found in errors
+        ]
         print(json.dumps({"ok": False, "errors": listed}, indent=2))
         return
     for found in errors:

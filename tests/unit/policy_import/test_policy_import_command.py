@@ -57,8 +57,15 @@ def test_an_invalid_source_exits_with_one_and_writes_nothing(source, tmp_path, c
     command = ["policy", "import", "intercept", str(source), "--output", str(tmp_path / "out"), "--json"]
     assert main(command) == 1
     assert json.loads(capsys.readouterr().out)["errors"] == [
-        {"file": str(source), "line": 4, "message": "unknown field `defualt`: did you mean `default`?"}
+        {"file": str(source), "line": 4, "column": 1, "message": "unknown field `defualt`: did you mean `default`?"}
     ]
+
+
+def test_a_bundle_without_a_place_goes_into_a_new_folder_here(source, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["policy", "import", "intercept", str(source)]) == 0
+    assert (tmp_path / "imported-policies" / "catalog.yaml").is_file()
+    assert main(["policy", "import", "intercept", str(source)]) == 2
 
 
 def test_a_missing_source_exits_with_one(tmp_path, capsys):
