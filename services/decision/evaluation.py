@@ -236,9 +236,7 @@ def _ask(choose: Callable[[], _Ready], question: Question) -> Matched:
         # The schema's own check of one resource would cost as much as the whole evaluation.
         cedar.check_resource(question.resource)
         resource = orjson.dumps([{"uid": uid, "attrs": question.resource, "parents": ()}])
-        context = orjson.dumps(
-            {name: value for name, value in question.context.items() if name in ready.slice.context}
-        )
+        context = orjson.dumps({name: value for name, value in question.context.items() if name in ready.slice.context})
         if len(context) + len(resource) > MAX_QUESTION_BYTES:
             raise EvaluationFailed("the intent is too large to be evaluated")
         request = {
