@@ -17,6 +17,7 @@ from services.consumption import Consumption
 from services.explaining import Explainer
 from services.http.app import create_app
 from services.http.callers import Callers
+from services.http.events import EventEndpoints
 from services.http.health import HealthEndpoints
 from services.http.intents import IntentEndpoints
 from services.http.operator import OperatorEndpoints
@@ -61,7 +62,8 @@ def main(args: argparse.Namespace) -> int:
 
 async def _serve(settings: Settings, args: argparse.Namespace) -> None:
     async with open_service(settings) as service, asyncio.TaskGroup() as tasks:
-        running = [tasks.create_task(coroutine) for coroutine in background(service)]
+        upkeep = (*background(service), service.hub.run())
+        running = [tasks.create_task(coroutine) for coroutine in upkeep]
         server = _Server(
             uvicorn.Config(
                 build_app(service),
@@ -79,8 +81,13 @@ async def _serve(settings: Settings, args: argparse.Namespace) -> None:
             )
         )
         loop = asyncio.get_running_loop()
+
+        def stop() -> None:
+            server.stop()
+            service.hub.close()  # nobody who waits holds up the end
+
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, server.stop)
+            loop.add_signal_handler(number, stop)
         # What lives from here on as long as the process need not be looked at by every collection.
         gc.collect()
         gc.freeze()
@@ -110,6 +117,7 @@ def build_app(service: Service) -> ASGIApp:
         store=service.intents,
         clock=service.clock,
         ids=service.ids,
+        hub=service.hub,
         on_parked=service.wakeups.want,
         in_journal=service.upkeep.in_journal,
     )
@@ -126,6 +134,7 @@ def build_app(service: Service) -> ASGIApp:
     return create_app(
         [
             *IntentEndpoints(callers=callers, submissions=submissions, metrics=service.metrics).routes(),
+            *EventEndpoints(callers=callers, submissions=submissions, hub=service.hub, feed=service.changes).routes(),
             *TokenEndpoints(
                 callers=callers, consumption=consumption, signer=service.signer, metrics=service.metrics
             ).routes(),

@@ -20,12 +20,14 @@ from services.boundary import Boundary, WrongAnswer
 from services.breaker import State
 from services.canary import AuditCanary, EvaluationCanary
 from services.evaluation import CatalogueClassifier, PolicyEvaluator
+from services.hub import Hub
 from services.limits import ValkeyLimits
 from services.metrics import Metrics
 from services.notifying import Notifying, read_notifications
 from services.policies import ActivePolicies
 from services.ports import BundleStale, Entry, RecordingFailed, SigningFailed, StoreUnreachable
 from services.postgres.bundles import PostgresBundles
+from services.postgres.changes import PostgresChanges
 from services.postgres.credentials import CredentialDirectory
 from services.postgres.heartbeat import Heartbeat
 from services.postgres.intents import PostgresIntents
@@ -79,6 +81,8 @@ class Service:
     signer: RemoteSigner
     queue: QueueStore
     intents: PostgresIntents
+    changes: PostgresChanges
+    hub: Hub
     credentials: CredentialDirectory
     census: QueueCensus
     limits: ValkeyLimits
@@ -361,6 +365,11 @@ async def _open_parts(
     )
     credentials = CredentialDirectory(pool, settings.data_dir / f"credentials-{settings.instance}.json")
 
+    changes = PostgresChanges(pool)
+    hub = Hub(changes)
+    metrics.waiters.set_function(lambda: hub.waiters)
+    metrics.streams.set_function(lambda: hub.streams)
+
     await lane.start()
     try:
         await notices.start()
@@ -385,6 +394,8 @@ async def _open_parts(
             signer=signer,
             queue=queue,
             intents=PostgresIntents(pool, queue),
+            changes=changes,
+            hub=hub,
             credentials=credentials,
             census=census,
             limits=limits,

@@ -7,7 +7,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from holdfast.intent import Action
-from holdfast.reasons import NOT_DECIDED, Cause, Decision, Mode, ReasonCode
+from holdfast.reasons import NOT_DECIDED, Cause, Decision, Mode, ReasonCode, Status
 from holdfast.token import Claims
 
 from intent_queue import order
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from holdfast.intent import Intent
-    from holdfast.reasons import Status
     from holdfast.strict_json import JSON
 
     from services.decision.orders import Orders
@@ -284,8 +283,9 @@ def outcome_of(
     retry_after_s: int | None = None
     if code in NOT_DECIDED or code is ReasonCode.QUEUE_FULL:
         retry_after_s = spread_retry_s(ask.intent_id)
-    elif isinstance(verdict, Deny):
-        retry_after_s = verdict.retry_after_s
+    elif isinstance(verdict, Deny) and verdict.retry_after_s is not None:
+        # The drain comes back by itself, and must not come back late.
+        retry_after_s = verdict.retry_after_s + (spread_retry_s(ask.intent_id) if status is Status.DENIED else 0)
     return Outcome(
         intent_id=ask.intent_id,
         status=status,

@@ -22,6 +22,8 @@ METRICS: Final = {
     "holdfast_journal_bytes": "bytes in the local journal that PostgreSQL does not have yet",
     "holdfast_records_total": "records made durable, by sink",
     "holdfast_consumptions_total": "consumption requests by result",
+    "holdfast_waiters": "long polls that wait for a change of an intent",
+    "holdfast_streams": "event streams that are read",
     "holdfast_policy_stale": "1 while the active bundle is older than its lease",
     "holdfast_notice_deliveries_total": "messages to a notification channel, by result: delivered, failed, dead",
     "holdfast_notices_due": "stored notices on their way to a channel",
@@ -72,6 +74,8 @@ class Metrics:
             ["result"],
             registry=self.registry,
         )
+        self.waiters = self._gauge("holdfast_waiters")
+        self.streams = self._gauge("holdfast_streams")
         self.policy_stale = self._gauge("holdfast_policy_stale")
         self.notice_deliveries = Counter(
             "holdfast_notice_deliveries_total",

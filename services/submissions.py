@@ -18,8 +18,9 @@ from holdfast.token import Claims
 
 from services.authorizer import AlreadyKnown, MovedOn
 from services.boundary import BoundaryUnavailable
+from services.changes import OPEN, UNDECIDED, shown
+from services.hub import Crowded
 from services.judgement import Ask, WaitingIntent
-from services.outcome import rfc3339
 from services.ports import StoreUnreachable
 
 if TYPE_CHECKING:
@@ -28,22 +29,22 @@ if TYPE_CHECKING:
     from holdfast.strict_json import JSON
 
     from services.authorizer import Authorizer
+    from services.hub import Hub
     from services.outcome import Outcome
     from services.ports import Clock, Ids, IntentStore, StoredIntent
 
 MAX_WAIT_S = 60.0
-_POLL_S = 0.25
 _REMEMBERED = 20_000
-_WAITING = frozenset({Status.QUEUED, Status.HELD, Status.CLAIMABLE})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """An envelope with its HTTP status."""
+    """An envelope with its HTTP status. `version` is that of the stored intent, where the envelope was read there."""
 
     status: int
     envelope: Mapping[str, JSON]
     retry_after_s: int | None = None
+    version: int = 0
 
 
 class Problem(Exception):
@@ -90,6 +91,7 @@ class Submissions:
         store: IntentStore,
         clock: Clock,
         ids: Ids,
+        hub: Hub,
         on_parked: Callable[[], None],
         in_journal: Callable[[], bool],
     ) -> None:
@@ -98,6 +100,7 @@ class Submissions:
         self._store = store
         self._clock = clock
         self._ids = ids
+        self._hub = hub
         self._in_journal = in_journal
         self._flights: dict[tuple[str, str], tuple[str, asyncio.Future[Answer]]] = {}
         self._claims: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
@@ -210,21 +213,33 @@ class Submissions:
 
         Raises: Problem 404, 503.
         """
-        deadline = self._clock.monotonic() + min(wait_s, MAX_WAIT_S)
-        while True:
-            try:
-                stored = await self._own(agent, intent_id)
-            except StoreUnreachable:
-                remembered = self._by_id.get(intent_id)
-                if remembered is None or remembered.agent != agent:
-                    raise _away("the intent cannot be read now") from None
-                answer, waits = remembered.answer(), True
-            else:
-                answer, waits = await self._as_stored(stored), stored.status in {Status.QUEUED, Status.HELD}
-            left = deadline - self._clock.monotonic()
-            if not waits or left <= 0:
-                return Answer(status=200, envelope={**answer.envelope, "token": None})
-            await asyncio.sleep(min(_POLL_S, left))
+        if wait_s <= 0:
+            return (await self._look(agent, intent_id))[0]
+        try:
+            # Registered first, then read: no change falls between the two.
+            with self._hub.waiting(agent, intent_id) as waiter:
+                answer, undecided = await self._look(agent, intent_id)
+                if not undecided:
+                    return answer
+                change = await waiter.changed(min(wait_s, MAX_WAIT_S))
+        except Crowded:
+            raise _away("too many wait already") from None
+        if change is not None and change.agent == agent:
+            return Answer(status=200, envelope=change.envelope())
+        return (await self._look(agent, intent_id))[0]
+
+    async def _look(self, agent: str, intent_id: str) -> tuple[Answer, bool]:
+        """Return the envelope without a token, and whether it is undecided as far as this process knows."""
+        try:
+            stored = await self._own(agent, intent_id)
+        except StoreUnreachable:
+            remembered = self._by_id.get(intent_id)
+            if remembered is None or remembered.agent != agent:
+                raise _away("the intent cannot be read now") from None
+            envelope = remembered.answer().envelope
+            return Answer(status=200, envelope={**envelope, "token": None}), envelope["status"] in UNDECIDED
+        envelope = (await self._as_stored(stored)).envelope
+        return Answer(status=200, envelope=envelope, version=stored.version), stored.status in UNDECIDED
 
     async def _own(self, agent: str, intent_id: str) -> StoredIntent:
         settled = not self._in_journal()
@@ -236,18 +251,10 @@ class Submissions:
         return stored
 
     async def _as_stored(self, stored: StoredIntent) -> Answer:
-        envelope = dict(stored.envelope)
-        envelope["token"] = None
+        envelope = shown(stored.envelope, status=stored.status, claim_by=stored.claim_by)
         queue = envelope.get("queue")
         if stored.status == Status.QUEUED and isinstance(queue, dict):
             envelope["queue"] = {**queue, "position": await self._position(stored.intent_id)}
-        if stored.status == Status.CLAIMABLE and stored.claim_by is not None:
-            envelope["queue"] = {
-                "state": "durable",
-                "lane": None,
-                "position": None,
-                "expires_at": rfc3339(stored.claim_by),
-            }
         retry_after = envelope.get("retry_after")
         code = ReasonCode(stored.reason_code)
         status = 202 if stored.status == Status.CLAIMABLE else http_status(code)
@@ -307,7 +314,7 @@ class Submissions:
             raise _away("the intent cannot be read now") from None
         if stored.status == Status.CANCELLED:
             return Answer(status=200, envelope=stored.envelope)
-        if stored.status not in _WAITING:
+        if stored.status not in OPEN:
             raise Problem(409, ReasonCode.NOT_CANCELLABLE, f"the intent is {stored.status}")
         try:
             outcome = await self._authorizer.end(

@@ -62,7 +62,7 @@ async def _work(settings: Settings) -> None:
         Leader(settings.database_url) as leader,
         asyncio.TaskGroup() as tasks,
     ):
-        running = [tasks.create_task(coroutine) for coroutine in background(service)]
+        running = [tasks.create_task(coroutine) for coroutine in (*background(service), service.changes.run())]
         drain = Drain(
             service.queue,
             AuthorizingDecider(service.authorizer),

@@ -13,7 +13,7 @@ from starlette.routing import Route
 
 from services.authorizer import IdempotencyKeyRequired
 from services.credentials import Kind
-from services.http.wire import Endpoint, json_response, path_id, query, read_json
+from services.http.wire import Endpoint, json_response, path_id, query, read_json, while_connected
 from services.submissions import MAX_WAIT_S, Problem
 
 if TYPE_CHECKING:
@@ -65,7 +65,8 @@ class IntentEndpoints:
     async def _get(self, request: Request) -> Response:
         agent = await self._callers.require(request, Kind.AGENT)
         intent_id, wait_s = path_id(request, "intent_id"), _wait_s(request)
-        return _response(await self._submissions.get(agent, intent_id, wait_s=wait_s))
+        looking = self._submissions.get(agent, intent_id, wait_s=wait_s)
+        return _response(await while_connected(request, looking) if wait_s > 0 else await looking)
 
     async def _claim(self, request: Request) -> Response:
         agent = await self._callers.require(request, Kind.AGENT)

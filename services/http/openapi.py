@@ -31,6 +31,7 @@ def describe() -> dict[str, Any]:
                     parameters=[_ID],
                 )
             },
+            **_event_paths(),
             "/v1/tokens/consume": {
                 "post": _operation(
                     "Consume a token exactly once", "executor", {"200": _json("Consumed")}, body="Consume"
@@ -53,6 +54,18 @@ def describe() -> dict[str, Any]:
             "/readyz": {"get": _operation("Whether it may be sent traffic", None, {"200": _json("Ready")})},
         },
         "components": {"schemas": _SCHEMAS, "securitySchemes": _SECURITY},
+    }
+
+
+def _event_paths() -> dict[str, Any]:
+    events = {"200": {"text/event-stream": {"schema": _TEXT}}}
+    return {
+        "/v1/events": {
+            "get": _operation("Follow all intents of one's own", "agent", events, parameters=[_LAST_EVENT_ID])
+        },
+        "/v1/intents/{intent_id}/events": {
+            "get": _operation("Follow an intent", "agent", {**events, "204": {}}, parameters=[_ID, _LAST_EVENT_ID])
+        },
     }
 
 
@@ -167,6 +180,8 @@ _NAME: dict[str, Any] = {"name": "name", "in": "path", "required": True, "schema
 _ORDER_ID: dict[str, Any] = {"name": "order_id", "in": "path", "required": True, "schema": _TEXT}
 _DIGEST: dict[str, Any] = {"name": "digest", "in": "path", "required": True, "schema": _TEXT}
 _WAIT: dict[str, Any] = {"name": "wait", "in": "query", "schema": {"type": "number", "minimum": 0, "maximum": 60}}
+
+_LAST_EVENT_ID: dict[str, Any] = {"name": "Last-Event-ID", "in": "header", "required": False, "schema": _TEXT}
 
 
 def _closed(values: list[str], *, nullable: bool = False) -> dict[str, Any]:

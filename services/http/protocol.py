@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 #: Request line and headers. What one read brings beyond it is let through: reads are bounded by themselves.
 MAX_HEAD_BYTES: Final = 64 * 1024
+#: Where a request's scope holds what ends its connection at once, with whatever its reader did not take.
+ABORT: Final = "holdfast.abort"
 
 
 class ContractProtocol(HttpToolsProtocol):
@@ -54,6 +56,7 @@ class ContractProtocol(HttpToolsProtocol):
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
         self._running = cycle
+        cycle.scope[ABORT] = self.transport.abort  # type: ignore[typeddict-unknown-key] # ours, beside ASGI's
         super()._start_asgi_task(cycle, app)
 
     def send_400_response(self, msg: str) -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import secrets
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
 import orjson
 from holdfast import strict_json
@@ -17,16 +18,19 @@ from starlette.responses import Response
 from services.submissions import Problem
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping
+    from collections.abc import Awaitable, Callable, Coroutine, Mapping
     from collections.abc import Set as AbstractSet
 
     from holdfast.strict_json import JSON
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+_T = TypeVar("_T")
+
 MAX_BODY_BYTES: Final = 256 * 1024
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,128}")
 _PATH_ID: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _REQUEST_ID_HEADER: Final = "x-request-id"
+_RETRY_SPREAD_S: Final = 5
 
 _TITLES: Final[Mapping[int, str]] = {
     400: "Bad Request",
@@ -112,6 +116,26 @@ def line(body: Mapping[str, JSON], name: str, *, most: int) -> str:
     return found
 
 
+async def while_connected(request: Request, answer: Coroutine[None, None, _T]) -> _T:
+    """Return the answer; give it up when its caller leaves. Raises: ClientDisconnect."""
+    answering, leaving = asyncio.create_task(answer), asyncio.create_task(left(request.receive))
+    try:
+        await asyncio.wait({answering, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        if answering.done():
+            return answering.result()
+        raise ClientDisconnect
+    finally:
+        for task in (answering, leaving):
+            task.cancel()
+        await asyncio.gather(answering, leaving, return_exceptions=True)
+
+
+async def left(receive: Receive) -> None:
+    """Return when the caller has closed the connection. What else it sends is nobody's business."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
 def path_id(request: Request, name: str) -> str:
     """Return the id in the path. Raises: Problem 404 for what no id looks like."""
     given = request.path_params[name]
@@ -146,7 +170,10 @@ def problem_response(problem: Problem) -> Response:
         "detail": problem.detail,
         "reason_code": problem.reason_code.value,
     }
-    headers = {} if problem.retry_after_s is None else {"retry-after": str(problem.retry_after_s)}
+    headers = {}
+    if problem.retry_after_s is not None:
+        # Callers that were refused together must not come back together.
+        headers["retry-after"] = str(problem.retry_after_s + secrets.randbelow(_RETRY_SPREAD_S))
     if problem.status == 401:  # noqa: PLR2004 - HTTP
         headers["www-authenticate"] = "Bearer"
     return Response(

@@ -176,7 +176,8 @@ async def test_a_limit_that_is_reached_says_when_to_come_back(world):
 
     outcome = await world.submit(world.search(), agent="limited", key=None)
 
-    assert (outcome.reason_code, outcome.http_status, outcome.retry_after_s) == ("RATE_LIMITED", 429, 60)
+    assert (outcome.reason_code, outcome.http_status) == ("RATE_LIMITED", 429)
+    assert 60 < outcome.retry_after_s <= 66  # spread, never earlier
 
 
 async def test_high_impact_needs_an_idempotency_key_and_nothing_is_recorded_without(world):

@@ -131,7 +131,8 @@ async def test_a_fault_tells_the_caller_nothing(edge):
     answer = await edge.ask("GET", "/fault")
 
     assert answer.json()["reason_code"] == "SERVICE_UNAVAILABLE"
-    assert (answer.status_code, answer.headers["retry-after"]) == (503, "2")
+    assert answer.status_code == 503
+    assert 2 <= int(answer.headers["retry-after"]) < 7
     assert "secret" not in answer.text
 
 
@@ -149,7 +150,9 @@ async def test_a_405_names_the_methods_of_all_routes_of_the_path(edge):
 async def test_a_problem_carries_its_retry_after(edge):
     answer = await edge.ask("DELETE", "/things/x")
 
-    assert (answer.status_code, answer.headers["retry-after"]) == (429, "7")
+    assert answer.status_code == 429
+    # Spread, so that callers that were refused together do not come back together; never earlier than said.
+    assert 7 <= int(answer.headers["retry-after"]) < 12
 
 
 # --- bodies, paths, queries -------------------------------------------------------------------------------------------

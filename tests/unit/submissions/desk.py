@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from fakes.changes import NoChanges
 from fakes.recording_world import Recorder
 from fakes.stores import MemoryIntents
 from world import ISSUER, World
 
 from services.consumption import Consumption
+from services.hub import Hub
 from services.submissions import Submissions, waiting_intent
 
 
@@ -29,6 +31,7 @@ class Desk:
             store=self.store,
             clock=world.clock,
             ids=world.ids,
+            hub=Hub(NoChanges()),
             on_parked=self._count,
             in_journal=lambda: self.lane.in_journal,
         )
