@@ -25,13 +25,17 @@ from services.http.orders import OrderEndpoints
 from services.http.policy import PolicyEndpoints
 from services.http.protocol import ContractProtocol
 from services.http.tokens import TokenEndpoints
+from services.http.webhooks import WebhookEndpoints
 from services.notices.configuration import ConfigurationInvalid
 from services.ordering import Ordering
+from services.outbound.post import SystemResolver
 from services.policies import NoPolicies
 from services.postgres.decisions import PostgresDecisions
 from services.process import configure_logging, read_settings, refuse
 from services.publishing import Publisher
+from services.settings import guard_of
 from services.submissions import Submissions
+from services.webhooks import Callbacks
 
 if TYPE_CHECKING:
     import argparse
@@ -62,11 +66,12 @@ def main(args: argparse.Namespace) -> int:
 
 async def _serve(settings: Settings, args: argparse.Namespace) -> None:
     async with open_service(settings) as service, asyncio.TaskGroup() as tasks:
-        upkeep = (*background(service), service.hub.run())
+        callbacks = callbacks_of(service)
+        upkeep = (*background(service), service.hub.run(), callbacks.run())
         running = [tasks.create_task(coroutine) for coroutine in upkeep]
         server = _Server(
             uvicorn.Config(
-                build_app(service),
+                build_app(service, callbacks),
                 host=args.host,
                 port=args.port,
                 http=ContractProtocol,
@@ -109,7 +114,18 @@ class _Server(uvicorn.Server):
         self.should_exit = True
 
 
-def build_app(service: Service) -> ASGIApp:
+def callbacks_of(service: Service) -> Callbacks:
+    """Return who judges where agents want to be called back."""
+    return Callbacks(
+        guard=guard_of(service.settings),
+        resolver=SystemResolver(),
+        published=service.webhook_keys,
+        deliveries=service.deliveries,
+        metrics=service.metrics,
+    )
+
+
+def build_app(service: Service, callbacks: Callbacks) -> ASGIApp:
     """Return the application over the service's parts."""
     callers = Callers(service.credentials)
     submissions = Submissions(
@@ -133,7 +149,10 @@ def build_app(service: Service) -> ASGIApp:
     )
     return create_app(
         [
-            *IntentEndpoints(callers=callers, submissions=submissions, metrics=service.metrics).routes(),
+            *IntentEndpoints(
+                callers=callers, submissions=submissions, callbacks=callbacks, metrics=service.metrics
+            ).routes(),
+            *WebhookEndpoints(callbacks=callbacks).routes(),
             *EventEndpoints(callers=callers, submissions=submissions, hub=service.hub, feed=service.changes).routes(),
             *TokenEndpoints(
                 callers=callers, consumption=consumption, signer=service.signer, metrics=service.metrics

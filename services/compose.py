@@ -35,6 +35,7 @@ from services.postgres.orders import OrderBook
 from services.postgres.pool import ReadPool
 from services.postgres.shadows import PostgresShadows
 from services.postgres.sink import PostgresSink
+from services.postgres.webhooks import PostgresDeliveries, PostgresWebhookKeys
 from services.recording.journal import Journal
 from services.recording.lane import Lane, LaneSettings, Unrecordable
 from services.remote_classifier import ClassifierUnreachable, RemoteClassifier
@@ -83,6 +84,8 @@ class Service:
     intents: PostgresIntents
     changes: PostgresChanges
     hub: Hub
+    deliveries: PostgresDeliveries
+    webhook_keys: PostgresWebhookKeys
     credentials: CredentialDirectory
     census: QueueCensus
     limits: ValkeyLimits
@@ -396,6 +399,8 @@ async def _open_parts(
             intents=PostgresIntents(pool, queue),
             changes=changes,
             hub=hub,
+            deliveries=PostgresDeliveries(pool),
+            webhook_keys=PostgresWebhookKeys(pool),
             credentials=credentials,
             census=census,
             limits=limits,

@@ -24,6 +24,8 @@ METRICS: Final = {
     "holdfast_consumptions_total": "consumption requests by result",
     "holdfast_waiters": "long polls that wait for a change of an intent",
     "holdfast_streams": "event streams that are read",
+    "holdfast_webhooks_waiting": "deliveries that are owed to webhooks",
+    "holdfast_webhooks_oldest_seconds": "for how long the oldest of them is owed",
     "holdfast_policy_stale": "1 while the active bundle is older than its lease",
     "holdfast_notice_deliveries_total": "messages to a notification channel, by result: delivered, failed, dead",
     "holdfast_notices_due": "stored notices on their way to a channel",
@@ -76,6 +78,8 @@ class Metrics:
         )
         self.waiters = self._gauge("holdfast_waiters")
         self.streams = self._gauge("holdfast_streams")
+        self.webhooks_waiting = self._gauge("holdfast_webhooks_waiting")
+        self.webhooks_oldest_seconds = self._gauge("holdfast_webhooks_oldest_seconds")
         self.policy_stale = self._gauge("holdfast_policy_stale")
         self.notice_deliveries = Counter(
             "holdfast_notice_deliveries_total",

@@ -17,13 +17,20 @@ from services.compose import background, open_service
 from services.draining import AuthorizingDecider
 from services.notices.configuration import ConfigurationInvalid
 from services.notices.notice import ID_PREFIX, Kind, Notice, Severity
+from services.outbound.keys import read_private_keys
+from services.outbound.post import Poster, SystemResolver
+from services.outbound.signature import KeyMalformed
 from services.policies import NoPolicies
 from services.ports import Entry, RecordingFailed
 from services.process import configure_logging, read_settings, refuse
+from services.settings import guard_of
+from services.webhooks import Webhooks
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Coroutine, Sequence
+
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
     from intent_queue.drain import TickReport
     from services.compose import Service
@@ -44,7 +51,11 @@ def main(args: argparse.Namespace) -> int:  # noqa: ARG001 - every command takes
     if settings is None:
         return 1
     try:
-        uvloop.run(_work(settings))
+        keys = () if settings.webhook_key is None else read_private_keys(settings.webhook_key)
+    except KeyMalformed as error:
+        return refuse(f"refusing to start without the keys of webhooks: {error}")
+    try:
+        uvloop.run(_work(settings, keys))
     except NoPolicies as error:
         return refuse(f"refusing to start without policies: {error}")
     except ConfigurationInvalid as error:
@@ -52,7 +63,7 @@ def main(args: argparse.Namespace) -> int:  # noqa: ARG001 - every command takes
     return 0
 
 
-async def _work(settings: Settings) -> None:
+async def _work(settings: Settings, webhook_keys: Sequence[Ed25519PrivateKey]) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -62,7 +73,8 @@ async def _work(settings: Settings) -> None:
         Leader(settings.database_url) as leader,
         asyncio.TaskGroup() as tasks,
     ):
-        running = [tasks.create_task(coroutine) for coroutine in (*background(service), service.changes.run())]
+        upkeep = (*background(service), service.changes.run(), *calling_back(service, webhook_keys))
+        running = [tasks.create_task(coroutine) for coroutine in upkeep]
         drain = Drain(
             service.queue,
             AuthorizingDecider(service.authorizer),
@@ -87,6 +99,22 @@ def _parked(service: Service, intent_id: str) -> Notice:
         at=service.clock.now(),
         details={"intent_id": intent_id, "instance": service.settings.instance},
     )
+
+
+def calling_back(service: Service, keys: Sequence[Ed25519PrivateKey]) -> Sequence[Coroutine[None, None, None]]:
+    """Return what calls receivers back; nothing without a key to sign with."""
+    settings = service.settings
+    if not keys:
+        return ()
+    webhooks = Webhooks(
+        deliveries=service.deliveries,
+        published=service.webhook_keys,
+        post=Poster(guard_of(settings), SystemResolver(), authorities=settings.webhook_ca),
+        keys=keys,
+        recorder=service.lane,
+        clock=service.clock,
+    )
+    return webhooks.run(), webhooks.publish()
 
 
 def parking_recorded(

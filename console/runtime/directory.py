@@ -75,6 +75,11 @@ class DataDirectory:
         """The signing key, its passphrase and its profile."""
         return self.root / "signer"
 
+    @property
+    def callbacks_key(self) -> Path:
+        """The key that webhooks of agents are signed with: its messages must not pass for notices to operators."""
+        return self.root / "callbacks.key"
+
     @classmethod
     def at(cls, path: str | os.PathLike[str]) -> DataDirectory:
         """Name a directory without touching it."""

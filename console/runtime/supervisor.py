@@ -17,10 +17,11 @@ from typing import TYPE_CHECKING, Final
 
 import asyncpg
 import httpx2
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from console.runtime import state
 from console.runtime.children import Children, Command, run_once
-from console.runtime.directory import DataDirectory, run_directory
+from console.runtime.directory import DataDirectory, run_directory, write_private
 from console.runtime.failure import CommandFailed
 from console.runtime.policies import read_policies
 from console.runtime.postgres import EmbeddedPostgres
@@ -28,6 +29,7 @@ from console.runtime.profile import SignerFiles
 from console.runtime.valkey import EmbeddedValkey
 from services.notices.configuration import ConfigurationInvalid
 from services.notifying import notifications_of
+from services.outbound.signature import encode_private
 from services.postgres.migrations import MigrationRefused, migrate
 
 if TYPE_CHECKING:
@@ -76,7 +78,8 @@ class _Place:
         }
         if self.options.notify is not None:
             settings["HOLDFAST_NOTIFY"] = str(self.options.notify)
-        return self._holdfast(name, *arguments, environment={**os.environ, **settings}, fds=fds)
+        own = {"HOLDFAST_WEBHOOK_KEY": str(self.options.data.callbacks_key)}
+        return self._holdfast(name, *arguments, environment={**own, **os.environ, **settings}, fds=fds)
 
     def signer(self) -> Command:
         """Return the signer, which learns neither the database nor the broker."""
@@ -181,6 +184,8 @@ class Supervisor:
             await _migrate(place)
             # 5. Who signs, and within which bounds.
             SignerFiles(data.signer).write(policy, issuer=place.base_url)
+            if not data.callbacks_key.exists():
+                write_private(data.callbacks_key, encode_private(Ed25519PrivateKey.generate()) + "\n")
             await children.start(place.signer(), _accepts(place.signer_socket))
             # 6. Who may call.
             await run_once(place.service("provision"), data.logs / "provision.log")

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from holdfast.errors import Refused as Refused
     from holdfast.errors import ServiceUnavailable as ServiceUnavailable
     from holdfast.errors import TokenRejected as TokenRejected
+    from holdfast.errors import WebhookInvalid as WebhookInvalid
     from holdfast.executor import Guard as Guard
     from holdfast.gate import Grant as Grant
     from holdfast.gate import Wanted as Wanted
@@ -60,6 +61,7 @@ _WHERE = {
     "ServiceUnavailable": "errors",
     "TokenRejected": "errors",
     "Wanted": "gate",
+    "WebhookInvalid": "errors",
     "authority_dependency": "asgi",
 }
 

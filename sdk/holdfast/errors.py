@@ -7,6 +7,7 @@ HoldfastError
 ├── Refused                the service said no; carries the envelope
 │   └── NotDecided         the service could not decide; the intent may be waiting
 ├── ServiceUnavailable     no usable answer came from the service
+├── WebhookInvalid         the webhook's message must not be believed
 └── AuditInvalid           a record, proof or checkpoint does not hold
 """
 
@@ -68,6 +69,10 @@ class NotDecided(Refused):
 
 class ServiceUnavailable(HoldfastError):
     """No usable answer came from the service. Nothing may be executed."""
+
+
+class WebhookInvalid(HoldfastError):
+    """The message must not be believed. The text never quotes it."""
 
 
 class AuditInvalid(HoldfastError):

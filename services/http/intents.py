@@ -14,6 +14,7 @@ from starlette.routing import Route
 from services.authorizer import IdempotencyKeyRequired
 from services.credentials import Kind
 from services.http.wire import Endpoint, json_response, path_id, query, read_json, while_connected
+from services.outbound.guard import Refused
 from services.submissions import MAX_WAIT_S, Problem
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from services.http.callers import Callers
     from services.metrics import Metrics
     from services.submissions import Answer, Submissions
+    from services.webhooks import Callbacks
 
 _IDEMPOTENCY_KEY: Final = re.compile(r"[\x21-\x7e]{1,255}")
 _SECONDS: Final = re.compile(r"[0-9]{1,3}(?:\.[0-9]{1,3})?")
@@ -33,8 +35,9 @@ _MAX_PARAMETERS: Final = 1000
 class IntentEndpoints:
     """`/v1/intents`."""
 
-    def __init__(self, *, callers: Callers, submissions: Submissions, metrics: Metrics) -> None:
+    def __init__(self, *, callers: Callers, submissions: Submissions, callbacks: Callbacks, metrics: Metrics) -> None:
         self._callers = callers
+        self._callbacks = callbacks
         self._submissions = submissions
         self._metrics = metrics
 
@@ -52,10 +55,14 @@ class IntentEndpoints:
         key = _idempotency_key(request)
         started = time.perf_counter()
         try:
-            intent = _deliverable(Intent.from_json(await read_json(request)))
+            intent = _recordable(Intent.from_json(await read_json(request)))
+            if intent.callback_url is not None:
+                await self._callbacks.check(intent.callback_url)
             answer = await self._submissions.submit(agent, intent, key)
         except InvalidIntent as error:
             raise Problem(400, ReasonCode.REQUEST_MALFORMED, str(error)) from error
+        except Refused as error:
+            raise Problem(400, ReasonCode.CALLBACK_REFUSED, f"`callback_url`: {error}") from error
         except IdempotencyKeyRequired as error:
             detail = f"{error}: send an Idempotency-Key"
             raise Problem(400, ReasonCode.IDEMPOTENCY_KEY_REQUIRED, detail) from error
@@ -87,12 +94,10 @@ class IntentEndpoints:
             self._metrics.decision_seconds.observe(seconds)
 
 
-def _deliverable(intent: Intent) -> Intent:
-    """Refuse what this service could not keep: a promise to call back, a record of that size. Raises: InvalidIntent."""
+def _recordable(intent: Intent) -> Intent:
+    """Refuse what would make a record of a size that no log takes. Raises: InvalidIntent."""
     if len(intent.parameters) > _MAX_PARAMETERS:
         raise InvalidIntent(f"`parameters` has more than {_MAX_PARAMETERS} members")
-    if intent.callback_url is not None:
-        raise InvalidIntent("`callback_url` is not supported; poll or wait instead")
     return intent
 
 

@@ -66,6 +66,9 @@ def _event_paths() -> dict[str, Any]:
         "/v1/intents/{intent_id}/events": {
             "get": _operation("Follow an intent", "agent", {**events, "204": {}}, parameters=[_ID, _LAST_EVENT_ID])
         },
+        "/.well-known/webhook-keys.json": {
+            "get": _operation("The public keys of webhooks", None, {"200": _json("WebhookKeys")})
+        },
     }
 
 
@@ -222,7 +225,7 @@ _SCHEMAS: dict[str, Any] = {
         priority=_closed(["low", "normal", "high", "critical"]),
         queue=_BOOLEAN,
         expires_in=_or_null(_INTEGER),
-        callback_url={"type": "null"},
+        callback_url=_or_null({"type": "string", "format": "uri", "maxLength": 2048}),
     ),
     "Envelope": _object(
         ["intent_id", "status", "decision", "reason_code"],
@@ -273,6 +276,7 @@ _SCHEMAS: dict[str, Any] = {
     ),
     "Reason": _object(["reason"], reason=_TEXT),
     "Note": _object(["note"], note=_TEXT),
+    "WebhookKeys": _object(["keys"], keys={"type": "array", "items": _ANY_OBJECT}),
     "JWKS": _object(["keys"], keys={"type": "array", "items": _ANY_OBJECT}),
     "Live": _object(["alive"], alive=_BOOLEAN),
     "Ready": _object(

@@ -30,8 +30,11 @@ _HOLDFAST = (sys.executable, "-P", "-m", "console.cli.main")
 class RunningService:
     """One supervisor on one data directory. It dies with the test run, and with it everything it started."""
 
-    def __init__(self, directory: Path, *, max_per_agent: int = 12) -> None:
+    def __init__(
+        self, directory: Path, *, max_per_agent: int = 12, environment: Mapping[str, str] | None = None
+    ) -> None:
         self.directory = directory
+        self.environment = dict(environment or {})
         self.data = directory / "data of ours"
         self.policies = write_bundle(directory / "policies of ours", max_per_agent=max_per_agent)
         # The issuer is the base URL, so a second run on the same data takes the same port.
@@ -55,7 +58,7 @@ class RunningService:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                env=_environment(),
+                env={**_environment(), **self.environment},
             )
         self.until(self._started, "the service is ready")
 

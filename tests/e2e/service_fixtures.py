@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from e2e.running_service import RunningService
@@ -29,7 +29,7 @@ def fresh_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable
     """Return a starter of services that a test may break as it likes."""
     started: list[RunningService] = []
 
-    def start(**options: int) -> RunningService:
+    def start(**options: Any) -> RunningService:
         running = RunningService(tmp_path_factory.mktemp("a service"), **options)
         started.append(running)
         running.start()
