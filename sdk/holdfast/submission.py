@@ -186,7 +186,8 @@ class Conversation:
             headers=(("Idempotency-Key", idempotency_key),),
             timeout_s=self._patience.timeout_s,
         )
-        reply = await self._send(request)
+        until = started_at + (wait_s or 0)
+        reply = await self._send_until(request, until)
         try:
             return await self._authority(reply, asked)
         except Refused as error:
@@ -194,7 +195,7 @@ class Conversation:
             if wait_s is None or intent_id is None or _status(error.envelope) not in _WAITING | _CLAIMABLE:
                 raise
             await progress(error.envelope)
-            return await self._wait(intent_id, asked, error, started_at + wait_s, progress)
+            return await self._wait(intent_id, asked, error, until, progress)
 
     async def get(self, intent_id: str) -> Mapping[str, JSON]:
         """Return the envelope of an own intent. It is information, never a permission."""
@@ -220,12 +221,22 @@ class Conversation:
         give_up_at = self._outside.monotonic() + self._patience.retry_budget_s
         reply = await self._outside.exchange(request)
         for attempt in range(self._patience.attempts - 1):
-            if isinstance(reply, Answer) and reply.status not in RETRIED:
+            if not _may_not_have_arrived(reply):
                 break
             pause_s = self._patience.pause_s(attempt, self._outside.jitter())
             if self._outside.monotonic() + pause_s > give_up_at:
                 break
             await self._outside.pause(pause_s)
+            reply = await self._outside.exchange(request)
+        return reply
+
+    async def _send_until(self, request: Request, until: float) -> Reply:
+        """Send as `_send` does, and then again until a time: a service that restarts is worth waiting for."""
+        reply = await self._send(request)
+        attempt = 0
+        while _may_not_have_arrived(reply) and (left_s := until - self._outside.monotonic()) > 0:
+            attempt += 1
+            await self._outside.pause(min(left_s, self._patience.pause_s(attempt, self._outside.jitter())))
             reply = await self._outside.exchange(request)
         return reply
 
@@ -245,7 +256,7 @@ class Conversation:
                 claimed = await self._try_claim(intent_id, asked)
                 if isinstance(claimed, Authority):
                     return claimed
-                last = claimed
+                last, quick = claimed or last, quick + 1
             left_s = until - self._outside.monotonic()
             if left_s <= 0:
                 raise self._undecided(last)
@@ -263,10 +274,13 @@ class Conversation:
             if status not in _WAITING | _CLAIMABLE:
                 raise last
 
-    async def _try_claim(self, intent_id: str, asked: Asked) -> Authority | Refused:
-        """Claim, or return why it must be waited for again. Raises: Refused when the answer is final."""
+    async def _try_claim(self, intent_id: str, asked: Asked) -> Authority | Refused | None:
+        """Claim, or return why it must be waited for again, None for no answer. Raises: Refused when that is final."""
+        reply = await self._outside.exchange(self._on("POST", intent_id, "/claim"))
+        if _may_not_have_arrived(reply):
+            return None  # a claim that is repeated gets the same token
         try:
-            return await self._claim(intent_id, asked)
+            return await self._authority(reply, asked, intent_id=intent_id)
         except NotDecided as error:
             return error
         except Refused as error:
@@ -364,6 +378,10 @@ class Conversation:
             envelope=last.envelope,
             retry_after=last.retry_after,
         )
+
+
+def _may_not_have_arrived(reply: Reply) -> bool:
+    return isinstance(reply, Lost) or reply.status in RETRIED
 
 
 def _as_refused(envelope: Mapping[str, JSON]) -> Refused:

@@ -270,6 +270,37 @@ async def test_waiting_follows_a_queued_intent_to_its_claim(agent, service, refu
     assert service.seen[-1].url.path.endswith("/claim") or service.seen[-1].url.path.endswith("jwks.json")
 
 
+async def test_waiting_outlives_a_service_that_restarts_at_any_step(agent, service, refund):
+    """With the same key and the same intent: what was lost is asked again, and nothing is asked for twice."""
+    gone = [httpx2.ConnectError("the service restarts")] * 20
+    service.verdict = ReasonCode.EVALUATION_UNAVAILABLE
+    service.lie("/v1/intents", *gone, httpx2.Response(502), httpx2.Response(504))
+    service.on_poll = [*gone, ("claimable", "ALLOWED")]
+    service.lie("/claim", *gone, httpx2.Response(502))
+
+    authority = await agent.submit(refund, wait=60)
+
+    assert authority.envelope["status"] == "granted"
+    assert len(service.intents) == 1
+    keys = {request.headers["idempotency-key"] for request in service.seen if request.url.path == "/v1/intents"}
+    assert len(keys) == 1
+
+
+async def test_without_a_wait_nobody_is_waited_for(agent, service, refund):
+    service.lie("/v1/intents", *[httpx2.ConnectError("away")] * 20)
+
+    assert type(await agent.refused(refund)) is ServiceUnavailable
+    assert len(service.seen) == 3
+
+
+async def test_a_claim_whose_token_does_not_verify_ends_the_wait(agent, service, refund):
+    service.verdict = ReasonCode.EVALUATION_UNAVAILABLE
+    service.on_poll = [("claimable", "ALLOWED")]
+    service.claims_with = {"aud": "another-executor"}
+
+    assert type(await agent.refused(refund, wait=60)) is ServiceUnavailable
+
+
 async def test_waiting_ends_with_the_final_no(agent, service, refund):
     service.verdict = ReasonCode.APPROVAL_REQUIRED
     service.on_poll = [("held", "APPROVAL_REQUIRED"), ("denied", "OPERATOR_DENIED")]
