@@ -6,9 +6,9 @@ path of a decision. Until the table was counted once, the queue counts as full.
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, OrderedDict
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from intent_queue.order import Lane
 
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from intent_queue.states import State
+
+_REMEMBERED: Final = 20_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,6 +49,7 @@ class Bounds:
         self._depth: Depth | None = None
         self._before: Counter[tuple[str, Lane]] = Counter()  # let in before the count that is under way
         self._since: Counter[tuple[str, Lane]] = Counter()
+        self._actions: OrderedDict[tuple[str, str], str] = OrderedDict()
 
     @property
     def depth(self) -> Depth | None:
@@ -72,6 +75,22 @@ class Bounds:
         if self._depth is not None:
             place += sum(depth.count for at, depth in self._depth.by_lane.items() if at <= own)
         return place
+
+    def waits(self, agent: str, act_hash: str, intent_id: str) -> None:
+        """Remember who waits for an action, of the latest `_REMEMBERED`."""
+        self._actions[agent, act_hash] = intent_id
+        self._actions.move_to_end((agent, act_hash))
+        if len(self._actions) > _REMEMBERED:
+            self._actions.popitem(last=False)
+
+    def same(self, agent: str, act_hash: str, *, instead_of: str | None = None) -> str | None:
+        """Return who was remembered for an action, unless it is the one named. It may have ended since."""
+        found = self._actions.get((agent, act_hash))
+        return None if found == instead_of else found
+
+    def forget(self, agent: str, act_hash: str) -> None:
+        """Forget who waits for an action: it has ended."""
+        self._actions.pop((agent, act_hash), None)
 
     def refreshing(self) -> None:
         """Announce a count of the table, which will find whoever was let in until now."""

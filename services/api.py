@@ -136,6 +136,7 @@ def build_app(service: Service, callbacks: Callbacks) -> ASGIApp:
         hub=service.hub,
         on_parked=service.wakeups.want,
         in_journal=service.upkeep.in_journal,
+        on_ended=service.census.bounds.forget,
     )
     consumption = Consumption(
         issuer=service.settings.issuer,

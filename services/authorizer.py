@@ -35,6 +35,7 @@ from services.judgement import (
     Judgement,
     WaitingIntent,
     action_of,
+    could_not,
     log_members,
     may_ask_later,
     opening,
@@ -82,7 +83,11 @@ _log = logging.getLogger(__name__)
 
 
 class AlreadyKnown(Exception):
-    """Another submission with this idempotency key, or this very intent, was stored first."""
+    """Its key is taken, its action (`act_hash`) waits already (perhaps as `same`), or it superseded too late."""
+
+    def __init__(self, act_hash: str, same: str | None = None) -> None:
+        super().__init__(act_hash)
+        self.act_hash, self.same = act_hash, same
 
 
 class MovedOn(Exception):
@@ -255,8 +260,7 @@ class Authorizer:
             judgement = replace(judgement, verdict=await self._evaluate(policy, request, judgement, charge=charge))
         except BoundaryUnavailable as error:
             _log.info("%s not decided: %s", ask.intent_id, error.detail)
-            detail = COULD_NOT[error.reason_code]
-            verdict = Unavailable(reason_code=error.reason_code, cause=error.cause, detail=detail)
+            verdict = could_not(error.reason_code, error.cause)
             if judgement is None:
                 return unclassified(intent, verdict, at=at, policy=policy)
             judgement = replace(judgement, verdict=verdict)
@@ -313,9 +317,8 @@ class Authorizer:
             return opening(ask, judgement, recorded, claims=stored, jti=claims.jti)
 
         # 4. Record. Chained now, durable when `settled` returns. What nobody would wait for is not even chained.
-        if not self._may_record(judgement):
-            detail = "the audit boundary is open"
-            return await self._not_released(ask, judgement, ReasonCode.AUDIT_UNAVAILABLE, detail, claiming)
+        if (code := self._blocked(judgement)) is not None:
+            return await self._not_released(ask, judgement, code, "a boundary is open", claiming)
         try:
             pending = self._recorder.append(
                 Entry(
@@ -323,14 +326,14 @@ class Authorizer:
                     at=judgement.at,
                     members=log_members(ask, judgement, outcome, jti=claims.jti, claimed=claiming is not None),
                     effect=effect,
-                    journal_may_release=judgement.may_rest_on_journal,
+                    journal_may_release=judgement.may_rest_on_journal and ask.instead_of is None,
                 )
             )
         except RecordingFailed as error:
             return await self._not_released(ask, judgement, ReasonCode.AUDIT_UNAVAILABLE, str(error), claiming)
         claims = replace(claims, rcp=str(pending.receipt))
         # 5. Sign, beside the commit.
-        settled, token = await asyncio.gather(self._settle(pending, judgement), self._sign(claims))
+        settled, signed = await asyncio.gather(self._settle(pending, judgement), self._sign(claims))
 
         # 6. Release only on both.
         if isinstance(settled, BoundaryUnavailable):
@@ -338,14 +341,14 @@ class Authorizer:
                 ask, judgement, settled.reason_code, settled.detail, claiming, over_jti=claims.jti
             )
         if not settled.applied:
-            raise MovedOn if claiming is not None else AlreadyKnown
-        if isinstance(token, BoundaryUnavailable):
+            raise MovedOn if claiming is not None else AlreadyKnown(judgement.act_hash)
+        if isinstance(signed, BoundaryUnavailable):
             return await self._not_released(
-                ask, judgement, token.reason_code, token.detail, claiming, over_jti=claims.jti
+                ask, judgement, signed.reason_code, signed.detail, claiming, over_jti=claims.jti
             )
         self._mint.released(ask.intent_id)
         self._activity.note(ask.agent, ask.intent, judgement.at, judgement.verdict)
-        return replace(outcome, receipt=settled.receipt, token=token)
+        return replace(outcome, receipt=settled.receipt, token=signed)
 
     def stopped(self, claims: Claims) -> Deny | None:
         """Return why operators stopped what these claims permit. Raises: StoreUnreachable when that is not known."""
@@ -358,11 +361,13 @@ class Authorizer:
         self._mint.released(claims.txn)
         return token
 
-    def _may_record(self, judgement: Judgement) -> bool:
-        boundary = self._boundaries.audit
-        if judgement.may_rest_on_journal:
-            return boundary.state.state is not State.FORCED_OPEN  # the journal is the log while PostgreSQL is away
-        return boundary.is_closed
+    def _blocked(self, judgement: Judgement) -> ReasonCode | None:
+        audit = self._boundaries.audit
+        # The journal is the log while PostgreSQL is away.
+        on_journal = judgement.may_rest_on_journal and audit.state.state is not State.FORCED_OPEN
+        if not (audit.is_closed or on_journal):
+            return ReasonCode.AUDIT_UNAVAILABLE
+        return None if self._boundaries.token.is_closed else ReasonCode.SIGNING_UNAVAILABLE
 
     async def _settle(self, pending: Pending, judgement: Judgement) -> Settled | BoundaryUnavailable:
         rests_on_journal = judgement.may_rest_on_journal
@@ -394,7 +399,7 @@ class Authorizer:
         _log.warning("%s allowed but not released: %s", ask.intent_id, operators_detail)
         if over_jti is not None:
             self._mint.throw_away(ask.intent_id, over_jti)
-        verdict = Unavailable(reason_code=reason_code, cause=None, detail=COULD_NOT[reason_code])
+        verdict = could_not(reason_code)
         judgement = replace(judgement, verdict=verdict, at=self._clock.now(), mode=Mode.NORMAL, break_glass=None)
         if claiming is None:
             return await self._answer_no(ask, judgement, over_jti=over_jti)
@@ -427,6 +432,9 @@ class Authorizer:
     async def _answer_no(self, ask: Ask, judgement: Judgement, *, over_jti: str | None = None) -> Outcome:
         """Record a denial or a hold, parked where it may wait, and answer it. A denial may rest on the journal."""
         judgement, status, row = self._parking(ask, judgement)
+        same = self._waiting.same(ask.agent, judgement.act_hash, instead_of=ask.instead_of)
+        if same is not None and row is not None and over_jti is None:
+            raise AlreadyKnown(judgement.act_hash, same)
         outcome = outcome_of(ask, judgement, status=status, place=self._place(ask, row))
 
         def effect(receipt: Receipt) -> Effect:
@@ -437,7 +445,8 @@ class Authorizer:
             at=judgement.at,
             members=log_members(ask, judgement, outcome, jti=over_jti),
             effect=effect,
-            journal_may_release=True,
+            # Both intents change in one commit, or neither does: a journal cannot promise that.
+            journal_may_release=ask.instead_of is None,
         )
         try:
             settled = await self._record(entry)
@@ -445,9 +454,11 @@ class Authorizer:
             _log.error("%s: the denial could not be recorded: %s", ask.intent_id, error.detail)
             return self._unrecorded(ask, COULD_NOT[ReasonCode.AUDIT_UNAVAILABLE])
         if not settled.applied:
-            raise AlreadyKnown
+            raise AlreadyKnown(judgement.act_hash)
         self._activity.note(ask.agent, ask.intent, judgement.at, judgement.verdict)
         place = outcome.place
+        if row is not None:
+            self._waiting.waits(ask.agent, judgement.act_hash, ask.intent_id)
         if place is not None and settled.in_journal:
             place = replace(place, state="journal")
         return replace(outcome, receipt=settled.receipt, place=place)
@@ -518,9 +529,8 @@ class Authorizer:
 
     def _not_recorded(self, waiting: WaitingIntent, judgement: Judgement, detail: str) -> Outcome:
         _log.warning("%s: the decision was not recorded: %s", waiting.ask.intent_id, detail)
-        code = ReasonCode.AUDIT_UNAVAILABLE
-        verdict = Unavailable(reason_code=code, cause=None, detail=COULD_NOT[code])
-        return outcome_of(waiting.ask, replace(judgement, verdict=verdict), status=Status.QUEUED)
+        judgement = replace(judgement, verdict=could_not(ReasonCode.AUDIT_UNAVAILABLE))
+        return outcome_of(waiting.ask, judgement, status=Status.QUEUED)
 
     def _unrecorded(self, ask: Ask, detail: str) -> Outcome:
         """Answer what could not even be recorded: refused, and the client keeps it."""
@@ -545,7 +555,8 @@ class Authorizer:
             return judgement, Status.DENIED if held else Status.UNQUEUED, None
         policy = judgement.policy
         limits = policy.settings.queue
-        if self._waiting.full(ask.agent, max_per_agent=limits.max_per_agent, max_total=limits.max_total):
+        full = self._waiting.full(ask.agent, max_per_agent=limits.max_per_agent, max_total=limits.max_total)
+        if full and ask.instead_of is None:
             verdict = Deny(reason_code=ReasonCode.QUEUE_FULL, detail="too many intents wait already")
             return replace(judgement, verdict=verdict), Status.DENIED, None
         row = queue_row(ask, judgement, state="held" if held else "waiting")
@@ -554,12 +565,8 @@ class Authorizer:
     def _place(self, ask: Ask, row: QueueRow | None) -> Place | None:
         if row is None:
             return None
-        return Place(
-            state="durable",
-            lane=row.lane,
-            position=self._waiting.parked(ask.agent, row.lane),
-            expires_at=row.expires_at,
-        )
+        position = self._waiting.parked(ask.agent, row.lane)
+        return Place(state="durable", lane=row.lane, position=position, expires_at=row.expires_at)
 
 
 # --- evidence ---------------------------------------------------------------------------------------------------------

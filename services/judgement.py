@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
@@ -14,12 +14,13 @@ from intent_queue import order
 from services.decision.orders import EVERYTHING
 from services.decision.verdict import Allow, Deny, Hold, Unavailable
 from services.outcome import Outcome
-from services.ports import OpenIntent, QueueRow
+from services.ports import OpenIntent, QueueRow, Superseded
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from datetime import datetime
 
+    from holdfast.audit.record import Receipt
     from holdfast.intent import Intent
     from holdfast.strict_json import JSON
 
@@ -41,6 +42,12 @@ class Ask:
     request_digest: str
     idempotency_key: str | None
     received_at: datetime
+    supersedes: WaitingIntent | None = None
+
+    @property
+    def instead_of(self) -> str | None:
+        """The waiting intent whose place it takes."""
+        return None if self.supersedes is None else self.supersedes.ask.intent_id
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,6 +98,12 @@ COULD_NOT: Mapping[ReasonCode, str] = {
     ReasonCode.SIGNING_UNAVAILABLE: "the token could not be signed",
     ReasonCode.AUDIT_UNAVAILABLE: "the decision could not be recorded",
 }
+
+
+def could_not(reason_code: ReasonCode, cause: Cause | None = None) -> Unavailable:
+    """Return the verdict of what could not be decided, or not be released."""
+    return Unavailable(reason_code=reason_code, cause=cause, detail=COULD_NOT[reason_code])
+
 
 UNDECIDED = Unavailable(
     reason_code=ReasonCode.EVALUATION_UNAVAILABLE,
@@ -185,6 +198,7 @@ def log_members(
         "reason_code": outcome.reason_code.value,
         "mode": outcome.mode.value,
         "bundle": policy.digest,
+        **({} if ask.instead_of is None else {"supersedes": ask.instead_of}),
         "determining": list(outcome.determining),
     }
     if outcome.cause is not None:
@@ -332,4 +346,15 @@ def opening(
         decided_at=judgement.at,
         queue=queue,
         over_jti=over_jti,
+        supersedes=None if ask.supersedes is None else _superseded(ask.supersedes, judgement, outcome.receipt),
+    )
+
+
+def _superseded(old: WaitingIntent, judgement: Judgement, receipt: Receipt | None) -> Superseded:
+    verdict = Deny(reason_code=ReasonCode.SUPERSEDED, detail="the agent put another intent in its place")
+    end = unclassified(old.ask.intent, verdict, at=judgement.at, policy=judgement.policy)
+    outcome = outcome_of(old.ask, end, status=Status.SUPERSEDED)
+    # The record of the new intent is the record of the old one's end.
+    return Superseded(
+        intent_id=old.ask.intent_id, expect_version=old.version, envelope=replace(outcome, receipt=receipt).to_json()
     )

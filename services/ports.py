@@ -66,11 +66,22 @@ class QueueRow:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Superseded:
+    """How a waiting intent ends because its agent put another in its place."""
+
+    intent_id: str
+    expect_version: int
+    envelope: Mapping[str, JSON]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class OpenIntent:
     """Effect: store a newly decided intent, and park it if `queue` is given.
 
-    Refused when the intent, or another of this agent with this idempotency key, is stored already. With `over_jti`
-    it replaces the same intent's granted row that carries that token, which was never released.
+    Refused when the intent, or another of this agent with this idempotency key, is stored already; and when it would
+    wait while the agent's same action waits already. With `supersedes` another intent ends with it, and it is refused
+    if that one moved on. With `over_jti` it replaces the same intent's granted row that carries that token, which was
+    never released.
     """
 
     intent_id: str
@@ -88,6 +99,7 @@ class OpenIntent:
     decided_at: datetime
     queue: QueueRow | None = None
     over_jti: str | None = None
+    supersedes: Superseded | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -463,6 +475,14 @@ class Waiting(Protocol):
         """Count one parked intent and return its approximate 1-based position."""
         ...
 
+    def waits(self, agent: str, act_hash: str, intent_id: str) -> None:
+        """Remember a parked intent for a while."""
+        ...
+
+    def same(self, agent: str, act_hash: str, *, instead_of: str | None) -> str | None:
+        """Return another intent than `instead_of` that this process parked for the same action; it may have ended."""
+        ...
+
 
 # --- reading back -----------------------------------------------------------------------------------------------------
 
@@ -496,6 +516,10 @@ class IntentStore(Protocol):
 
     async def by_key(self, agent: str, idempotency_key: str) -> StoredIntent | None:
         """Return the agent's intent with this key."""
+        ...
+
+    async def waiting_for(self, agent: str, act_hash: str) -> StoredIntent | None:
+        """Return the agent's intent that waits, undecided and in time, for this action."""
         ...
 
     async def position(self, intent_id: str) -> int | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections import OrderedDict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 from weakref import WeakValueDictionary
 
@@ -16,7 +16,7 @@ from holdfast.intent import Intent
 from holdfast.reasons import ReasonCode, Status, http_status
 from holdfast.token import Claims
 
-from services.authorizer import AlreadyKnown, MovedOn
+from services.authorizer import AlreadyKnown, IdempotencyKeyRequired, MovedOn
 from services.boundary import BoundaryUnavailable
 from services.changes import OPEN, UNDECIDED, shown
 from services.hub import Crowded
@@ -94,9 +94,11 @@ class Submissions:
         hub: Hub,
         on_parked: Callable[[], None],
         in_journal: Callable[[], bool],
+        on_ended: Callable[[str, str], None] = lambda _agent, _act_hash: None,
     ) -> None:
         self._authorizer = authorizer
         self._on_parked = on_parked
+        self._on_ended = on_ended
         self._store = store
         self._clock = clock
         self._ids = ids
@@ -109,11 +111,17 @@ class Submissions:
 
     # --- submit ---------------------------------------------------------------------------------------------------
 
-    async def submit(self, agent: str, intent: Intent, idempotency_key: str | None) -> Answer:
-        """Decide an intent, or answer as before if the key is known.
+    async def submit(
+        self, agent: str, intent: Intent, idempotency_key: str | None, *, supersedes: str | None = None
+    ) -> Answer:
+        """Decide an intent, or answer as before if the key is known or the same action waits already.
 
-        Raises: Problem 422 for a key used with another body, IdempotencyKeyRequired.
+        `supersedes` is the key of the agent's own waiting intent that ends when this one is stored; it needs a key.
+        Raises: Problem 422 for a key used with another body, 404, 409, 503 for what cannot be superseded;
+        IdempotencyKeyRequired.
         """
+        if supersedes is not None and idempotency_key is None:
+            raise IdempotencyKeyRequired("superseding another intent")
         submission = orjson.dumps(intent.to_json(), option=orjson.OPT_SORT_KEYS)
         digest = hashlib.sha256(submission).hexdigest()
         ask = Ask(
@@ -134,7 +142,11 @@ class Submissions:
         future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         self._flights[agent, idempotency_key] = (digest, future)
         try:
-            answer = await self._repeat(agent, idempotency_key, digest) or await self._decide(ask)
+            answer = await self._repeat(agent, idempotency_key, digest)
+            if answer is None:
+                if supersedes is not None:
+                    ask = replace(ask, supersedes=await self._superseded(agent, supersedes))
+                answer = await self._decide(ask)
         except BaseException as error:
             future.set_exception(error)
             future.exception()  # nobody may be waiting for it
@@ -144,15 +156,34 @@ class Submissions:
         future.set_result(answer)
         return answer
 
-    async def _decide(self, ask: Ask) -> Answer:
+    async def _superseded(self, agent: str, idempotency_key: str) -> WaitingIntent:
+        """Return the agent's waiting intent with this key. Raises: Problem 404, 409, 503."""
+        settled = not self._in_journal()
+        try:
+            stored = await self._store.by_key(agent, idempotency_key)
+        except StoreUnreachable:
+            stored, settled = None, False
+        if not settled:
+            raise _away("the intent to supersede cannot be read now")
+        if stored is None:
+            raise Problem(404, ReasonCode.NOT_FOUND, "there is no intent to supersede")
+        if stored.status not in _WAITING:
+            raise Problem(409, ReasonCode.NOT_CANCELLABLE, f"the intent to supersede is {stored.status}")
+        return waiting_intent(stored, epoch=None)
+
+    async def _decide(self, ask: Ask, *, again: bool = True) -> Answer:
         try:
             outcome = await self._authorizer.submit(ask)
-        except AlreadyKnown:
-            # Another replica stored this key first. Our token, if one was signed, is thrown away.
-            known = ask.idempotency_key and await self._repeat(ask.agent, ask.idempotency_key, ask.request_digest)
-            if not known:
+        except AlreadyKnown as known:
+            # Our token, if one was signed, is thrown away.
+            stands = await self._standing(ask, known)
+            if stands is not None:
+                return stands
+            if not again:
                 raise _away("the intent was stored elsewhere and cannot be read now") from None
-            return known
+            # What waited for the same action has ended meanwhile.
+            self._on_ended(ask.agent, known.act_hash)
+            return await self._decide(replace(ask, intent_id=self._ids.new("int_")), again=False)
         answer = _answer(outcome)
         if outcome.receipt is not None:
             # What was not recorded never happened: with the same key it may be asked again.
@@ -160,6 +191,28 @@ class Submissions:
         if outcome.status is Status.QUEUED:
             self._on_parked()
         return answer
+
+    async def _standing(self, ask: Ask, known: AlreadyKnown) -> Answer | None:
+        """Answer with what stands in the way of an intent, None if it is gone. Raises: Problem."""
+        # Another replica stored this key first?
+        if ask.idempotency_key is not None:
+            repeat = await self._repeat(ask.agent, ask.idempotency_key, ask.request_digest)
+            if repeat is not None:
+                return repeat
+        # The same action of the same agent waits?
+        settled = not self._in_journal()
+        try:
+            same = await self._store.waiting_for(ask.agent, known.act_hash)
+        except StoreUnreachable:
+            same, settled = None, False
+        if same is not None:
+            return await self._as_stored(same)
+        remembered = None if settled or known.same is None else self._by_id.get(known.same)
+        if remembered is not None:
+            return remembered.answer()
+        if ask.supersedes is not None:
+            raise Problem(409, ReasonCode.NOT_CANCELLABLE, "the intent to supersede was settled meanwhile")
+        return None
 
     async def _repeat(self, agent: str, idempotency_key: str, digest: str) -> Answer | None:
         """Answer for a key that was used before, None if it was not. Raises: Problem."""

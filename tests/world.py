@@ -17,6 +17,7 @@ from holdfast.intent import Context, Intent, Resource
 from holdfast.reasons import Cause, ReasonCode
 from holdfast.token import TYP, VerifyKey
 
+from intent_queue.bounds import Bounds
 from services.activity import RecentActivity
 from services.authorizer import Authorizer, Boundaries
 from services.boundary import Boundary
@@ -346,10 +347,16 @@ class BreakableEvaluator(PolicyEvaluator):
 
 
 class NoRoomLeft:
-    """The Waiting port with a switch."""
+    """The Waiting port with switches. It remembers nobody unless asked: the fake recorder's queue never empties."""
 
     def __init__(self) -> None:
         self.is_full = False
+        self.remembers = False
+        self.bounds = Bounds()
+        self.waits = self.bounds.waits
+
+    def same(self, agent: str, act_hash: str, *, instead_of: str | None) -> str | None:
+        return self.bounds.same(agent, act_hash, instead_of=instead_of) if self.remembers else None
 
     def full(self, agent: str, *, max_per_agent: int, max_total: int) -> bool:
         return self.is_full

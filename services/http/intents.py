@@ -52,13 +52,13 @@ class IntentEndpoints:
 
     async def _submit(self, request: Request) -> Response:
         agent = await self._callers.require(request, Kind.AGENT)
-        key = _idempotency_key(request)
+        key, supersedes = _key(request, "Idempotency-Key"), _key(request, "Supersedes")
         started = time.perf_counter()
         try:
             intent = _recordable(Intent.from_json(await read_json(request)))
             if intent.callback_url is not None:
                 await self._callbacks.check(intent.callback_url)
-            answer = await self._submissions.submit(agent, intent, key)
+            answer = await self._submissions.submit(agent, intent, key, supersedes=supersedes)
         except InvalidIntent as error:
             raise Problem(400, ReasonCode.REQUEST_MALFORMED, str(error)) from error
         except Refused as error:
@@ -101,12 +101,12 @@ def _recordable(intent: Intent) -> Intent:
     return intent
 
 
-def _idempotency_key(request: Request) -> str | None:
-    keys = request.headers.getlist("idempotency-key")
+def _key(request: Request, header: str) -> str | None:
+    keys = request.headers.getlist(header)
     if not keys:
         return None
     if len(keys) > 1 or _IDEMPOTENCY_KEY.fullmatch(keys[0]) is None:
-        raise Problem(400, ReasonCode.REQUEST_MALFORMED, "`Idempotency-Key` has 1 to 255 visible ASCII characters")
+        raise Problem(400, ReasonCode.REQUEST_MALFORMED, f"`{header}` has 1 to 255 visible ASCII characters")
     return keys[0]
 
 

@@ -136,8 +136,12 @@ def _order_paths() -> dict[str, Any]:
 
 def _submit() -> dict[str, Any]:
     answers: dict[str, dict[str, Any]] = dict.fromkeys(("200", "202", "403", "429", "503"), _ENVELOPE)
-    key = {"name": "Idempotency-Key", "in": "header", "required": False, "schema": {"type": "string", "maxLength": 255}}
-    return _operation("Submit an intent: 200 holds a token", "agent", answers, body="Intent", parameters=[key])
+    key = {"type": "string", "pattern": "^[\\x21-\\x7e]{1,255}$"}
+    headers = [
+        {"name": name, "in": "header", "required": False, "schema": key} for name in ("Idempotency-Key", "Supersedes")
+    ]
+    answers |= dict.fromkeys(("404", "409"), _PROBLEM)
+    return _operation("Submit an intent: 200 holds a token", "agent", answers, body="Intent", parameters=headers)
 
 
 def _operation(

@@ -53,6 +53,14 @@ class PostgresIntents:
         async with self._pool.connection() as connection:
             return _stored(await connection.fetchrow(_BY_KEY, agent, idempotency_key))
 
+    async def waiting_for(self, agent: str, act_hash: str) -> StoredIntent | None:
+        """Return the agent's intent that waits, undecided and in time, for this action."""
+        try:
+            found = await self._queue.find_duplicate(agent, act_hash)
+        except QueueUnavailable as error:
+            raise StoreUnreachable(str(error)) from error
+        return None if found is None else await self.get(found)
+
     async def position(self, intent_id: str) -> int | None:
         """Return the 1-based place of a waiting intent, None if it does not wait."""
         try:

@@ -198,7 +198,8 @@ def _effects(batch: Batch) -> str | None:
     for index, row in enumerate(batch.rows):
         if row.effect is not None:
             members = row.effect.members[1:-1]
-            place = b'{"i":%d' % index
+            # What comes from a journal was acknowledged before.
+            place = (b'{"i":%d,"late":true' if batch.recovering else b'{"i":%d') % index
             by_op.setdefault(row.effect.op, []).append(place + (b"," + members if members else b"") + b"}")
             for notice in row.effect.notices:
                 by_op.setdefault(ATTACH, []).append(place + b"," + notice[1:])

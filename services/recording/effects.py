@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from services.notices.notice import Notice
-    from services.ports import Effect, QueueRow
+    from services.ports import Effect, QueueRow, Superseded
 
 _STATUS: Final = frozenset(
     {"granted", "denied", "held", "queued", "unqueued", "claimable", "expired", "cancelled", "superseded"}
@@ -220,7 +220,22 @@ def _open_intent(effect: OpenIntent) -> _Members:
         "decided_at": _time(effect.decided_at),
         "queue": None if effect.queue is None else _queue_row(effect.queue),
         "over_jti": _optional_text(effect.over_jti),
+        "supersedes": None if effect.supersedes is None else _superseded(effect.supersedes, effect.decided_at),
     }
+
+
+def _superseded(effect: Superseded, decided_at: datetime) -> _Members:
+    """Return the members of the MoveIntent that the database makes of it."""
+    return _move_intent(
+        MoveIntent(
+            intent_id=effect.intent_id,
+            expect_version=effect.expect_version,
+            status="superseded",
+            reason_code="SUPERSEDED",
+            envelope=effect.envelope,
+            decided_at=decided_at,
+        )
+    )
 
 
 def _put_bundle(effect: PutBundle) -> _Members:

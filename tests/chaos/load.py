@@ -76,7 +76,13 @@ class Load:
         self._started = 0
 
     def _planned(self, name: str, number: int) -> Planned:
-        kinds = [read_note(f"n{number}"), refund(100 + number), refund(2_000_000), held(f"p{number}"), refund(7, "p2")]
+        kinds = [
+            read_note(f"n{number}"),
+            refund(100 + number),
+            refund(2_000_000),
+            held(f"p{number}"),
+            refund(7, f"q{number}"),
+        ]
         document = self._random.choices(kinds, weights=[4, 4, 1, 1, 2])[0]
         agents = [agent for agent in AGENTS if document["action"] == "note.read" or agent != "metered"]
         return Planned(agent=agents[number % len(agents)], key=f"{name}-{number}", document=document)

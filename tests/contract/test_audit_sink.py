@@ -3,15 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import asyncpg
 import pytest
 from fakes.recording import Fault, MemoryDatabase, MemorySink
-from fakes.recording_entries import AT, Stream, consume, move_intent, notice, open_intent, outcome, waiting_intent
+from fakes.recording_entries import (
+    AT,
+    Stream,
+    consume,
+    move_intent,
+    notice,
+    open_intent,
+    outcome,
+    queue_row,
+    waiting_intent,
+)
 from integration.recording_postgres import Postgres
 
-from services.ports import PutCredential, PutNotice, PutOperator
+from services.ports import PutCredential, PutNotice, PutOperator, Superseded
 from services.postgres.sink import PostgresSink
 from services.recording.effects import REFUSE, EncodedEffect, close_refusal, encode, encode_all
 from services.recording.sink import Fork, Rejected, SinkFailed
@@ -356,11 +367,108 @@ async def test_only_its_own_token_is_replaced_and_by_a_new_one(sink, stream, beh
 async def test_an_intent_moves_from_the_version_that_was_seen(sink, stream, behind):
     await sink.commit_batch(stream.batch(waiting_intent()))
     assert await sink.commit_batch(stream.batch(move_intent(version=2))) == {0}
-    assert await sink.commit_batch(stream.batch(move_intent(), move_intent(status="expired"))) == {1}
-    assert await behind.status("int_1") == "denied"
-    assert await behind.queue_state("int_1") is None
+    held = move_intent(status="held", queue_state="held")
+    assert await sink.commit_batch(stream.batch(held, move_intent(status="expired"))) == {1}
+    assert await behind.status("int_1") == "held"
+    assert await behind.queue_state("int_1") == "held"
     assert await sink.commit_batch(stream.batch(move_intent())) == {0}
     assert await sink.commit_batch(stream.batch(move_intent(version=2, status="expired"))) == frozenset()
+    assert await behind.queue_state("int_1") is None
+
+
+@pytest.mark.parametrize("final", ["denied", "expired", "cancelled", "superseded"])
+async def test_a_final_outcome_stays_whoever_names_the_right_version(sink, stream, behind, final):
+    await sink.commit_batch(stream.batch(waiting_intent()))
+    await sink.commit_batch(stream.batch(move_intent(status=final)))
+
+    for other in {"claimable", "held", "denied", "expired", "granted"} - {final}:
+        assert await sink.commit_batch(stream.batch(move_intent(version=2, status=other))) == {0}
+    assert await behind.status("int_1") == final
+
+
+# --- one place for each action, and superseding -----------------------------------------------------------------------
+
+SAME = {
+    "act_hash": "sha-256:" + "S" * 43,
+    "queue": replace(queue_row(), expires_at=datetime(2126, 1, 1, tzinfo=UTC)),
+}
+
+
+def superseding(intent_id="int_2", old="int_1", version=1, **changes):
+    end = Superseded(intent_id=old, expect_version=version, envelope={})
+    return waiting_intent(intent_id, supersedes=end, **changes)
+
+
+async def test_an_action_that_waits_takes_no_second_place(sink, stream, behind):
+    await sink.commit_batch(stream.batch(waiting_intent("int_1", **SAME)))
+
+    second, other = waiting_intent("int_2", **SAME), waiting_intent("int_3", agent="another", **SAME)
+    assert await sink.commit_batch(stream.batch(second, other, open_intent("int_4", act_hash=SAME["act_hash"]))) == {0}
+    assert [await behind.status(f"int_{n}") for n in (2, 3, 4)] == [None, "queued", "denied"]
+
+    await sink.commit_batch(stream.batch(move_intent("int_1")))
+    assert await sink.commit_batch(stream.batch(waiting_intent("int_5", **SAME))) == frozenset()
+
+
+async def test_of_two_in_one_batch_the_first_waits(sink, stream, behind):
+    batch = stream.batch(waiting_intent("int_1", **SAME), waiting_intent("int_2", **SAME))
+    assert await sink.commit_batch(batch) == {1}
+    assert await behind.status("int_2") is None
+
+
+async def test_what_a_journal_promised_to_queue_is_queued(sink, stream, behind):
+    await sink.commit_batch(stream.batch(waiting_intent("int_1", **SAME)))
+    assert await sink.commit_batch(stream.batch(waiting_intent("int_2", **SAME), recovering=True)) == frozenset()
+    assert await behind.queue_state("int_2") == "waiting"
+
+
+async def test_superseding_ends_the_old_one_with_the_commit_of_the_new(sink, stream, behind):
+    await sink.commit_batch(stream.batch(waiting_intent("int_1", **SAME)))
+    assert await sink.commit_batch(stream.batch(superseding(**SAME))) == frozenset()
+    assert [await behind.status("int_1"), await behind.queue_state("int_1")] == ["superseded", None]
+    assert [await behind.status("int_2"), await behind.queue_state("int_2")] == ["queued", "waiting"]
+
+
+async def test_superseding_what_moved_on_stores_nothing_and_spares_the_rest_of_the_batch(sink, stream, behind):
+    await sink.commit_batch(stream.batch(waiting_intent("int_1"), waiting_intent("int_3")))
+    await sink.commit_batch(stream.batch(move_intent("int_1")))
+
+    batch = stream.batch(
+        waiting_intent("int_5"), superseding(version=2), superseding("int_4", old="int_3"), move_intent("int_9")
+    )
+    assert await sink.commit_batch(batch) == {1, 3}
+    assert await behind.status("int_1") == "denied"
+    assert await behind.status("int_2") is None
+    assert await behind.status("int_3") == "superseded"
+    assert await behind.status("int_4") == await behind.status("int_5") == "queued"
+
+
+async def test_a_new_intent_that_cannot_be_stored_leaves_the_old_one_waiting(sink, stream, behind):
+    key = {"idempotency_key": "k"}
+    await sink.commit_batch(stream.batch(waiting_intent("int_1"), open_intent("int_0", **key)))
+    assert await sink.commit_batch(stream.batch(superseding(**key))) == {0}
+    assert await behind.status("int_1") == "queued"
+    assert await behind.queue_state("int_1") == "waiting"
+
+
+async def test_a_granted_intent_supersedes_and_its_denial_after_a_failed_release_leaves_that_as_it_is(
+    sink, stream, behind
+):
+    await sink.commit_batch(stream.batch(waiting_intent("int_1")))
+    end = Superseded(intent_id="int_1", expect_version=1, envelope={})
+    await sink.commit_batch(stream.batch(open_intent("int_2", jti="jti_2", supersedes=end)))
+    assert await behind.status("int_1") == "superseded"
+
+    over = superseding("int_2", over_jti="jti_2", status="queued")
+    assert await sink.commit_batch(stream.batch(over)) == frozenset()
+    assert await behind.status("int_2") == "queued"
+    assert await behind.status("int_1") == "superseded"
+
+
+async def test_two_that_supersede_the_same_intent_leave_one(sink, stream, behind):
+    await sink.commit_batch(stream.batch(waiting_intent("int_1")))
+    assert await sink.commit_batch(stream.batch(superseding("int_2"), superseding("int_3"))) == {1}
+    assert [await behind.status("int_2"), await behind.status("int_3")] == ["queued", None]
     assert await sink.commit_batch(stream.batch(move_intent("int_none"))) == {0}
 
 

@@ -120,3 +120,32 @@ def test_two_keys_are_refused_even_if_they_agree(service):
 
 def test_the_longest_key_is_accepted(service):
     envelope(service.submit(read_note(), key="~" * 255), 200, "ALLOWED")
+
+
+def test_the_same_action_while_it_waits_is_answered_with_the_intent_that_waits(service):
+    first = envelope(service.submit(held("twice"), key="twice-1"), 403, "APPROVAL_REQUIRED")
+
+    again = envelope(service.submit({**held("twice"), "priority": "high"}, key="twice-2"), 403, "APPROVAL_REQUIRED")
+
+    assert again["intent_id"] == first["intent_id"]
+    service.cancel(first["intent_id"])
+
+
+def test_an_intent_takes_the_place_of_a_waiting_one_by_its_key(service):
+    old = envelope(service.submit(held("old"), key="old-1"), 403, "APPROVAL_REQUIRED")
+
+    new = envelope(service.submit(held("new"), key="new-1", Supersedes="old-1"), 403, "APPROVAL_REQUIRED")
+
+    ended = service.look(old["intent_id"]).json()
+    assert (ended["status"], ended["reason_code"]) == ("superseded", "SUPERSEDED")
+    assert ended["receipt"] == new["receipt"]
+    service.cancel(new["intent_id"])
+
+
+def test_nothing_but_ones_own_waiting_intent_is_superseded(service):
+    envelope(service.submit(read_note("over"), key="over-1"), 200, "ALLOWED")
+
+    problem(service.submit(held("next"), key="next-1", Supersedes="over-1"), 409, "NOT_CANCELLABLE")
+    problem(service.submit(held("next"), key="next-1", Supersedes="unheard-of"), 404, "NOT_FOUND")
+    problem(service.submit(read_note(), Supersedes="over-1"), 400, "IDEMPOTENCY_KEY_REQUIRED")
+    problem(service.submit(held("next"), key="next-1", Supersedes="two words"), 400, "REQUEST_MALFORMED")

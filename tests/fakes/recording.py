@@ -207,7 +207,7 @@ def _applied(database: MemoryDatabase, batch) -> tuple[Tables, frozenset[int]]:
     effects = [(n, row.effect) for n, row in enumerate(batch.rows) if n >= existing and row.effect is not None]
     for op, apply in _APPLY.items():
         for n, effect in effects:
-            members = orjson.loads(effect.members)
+            members = orjson.loads(effect.members) | ({"late": True} if batch.recovering else {})
             if members.get("intent_id") in database.rejects and effect.op != "refuse":
                 raise Rejected("a value that no column takes")
             if _name(effect.op, members) == op and not apply(tables, members):
@@ -243,6 +243,8 @@ def _name(op: str, members) -> str:
 
 
 _OPEN, _OVER = "open", "over"
+UNDECIDED = {"waiting", "leased", "held", "parked"}
+FINAL = {"denied", "expired", "cancelled", "superseded"}
 
 
 def _open(tables: Tables, e) -> bool:
@@ -253,10 +255,24 @@ def _open(tables: Tables, e) -> bool:
         i["agent"] == e["agent"] and i["idempotency_key"] == key for i in tables.intents.values()
     ):
         return False
+    if e["queue"] is not None and not e.get("late") and e["over_jti"] is None and _second_place(tables, e):
+        return False
+    if e["supersedes"] is not None and not _move(tables, e["supersedes"]):
+        return False
     tables.intents[e["intent_id"]] = {**e, "version": 1, "claim_by": None}
     if e["queue"] is not None:
         tables.queue[e["intent_id"]] = {**e["queue"], "epoch": 0}
     return True
+
+
+def _second_place(tables: Tables, e) -> bool:
+    old = None if e["supersedes"] is None else e["supersedes"]["intent_id"]
+    return any(
+        row["state"] in UNDECIDED
+        and name != old
+        and (tables.intents[name]["agent"], tables.intents[name]["act_hash"]) == (e["agent"], e["act_hash"])
+        for name, row in tables.queue.items()
+    )
 
 
 def _over(tables: Tables, e) -> bool:
@@ -281,6 +297,8 @@ def _over(tables: Tables, e) -> bool:
 def _move(tables: Tables, e) -> bool:
     row, queued = tables.intents.get(e["intent_id"]), tables.queue.get(e["intent_id"])
     if row is None or row["version"] != e["expect_version"] or _jti_taken(tables, e):
+        return False
+    if row["status"] in FINAL and e["status"] != row["status"]:
         return False
     if e["epoch"] is not None and (queued is None or queued["state"] != "leased" or queued["epoch"] != e["epoch"]):
         return False

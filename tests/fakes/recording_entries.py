@@ -46,7 +46,8 @@ def open_intent(intent_id="int_1", *, jti=None, **changes) -> OpenIntent:
 
 
 def waiting_intent(intent_id="int_1", **changes) -> OpenIntent:
-    values = {"status": "queued", "reason_code": "EVALUATION_UNAVAILABLE", "queue": queue_row()}
+    act_hash = "sha-256:" + intent_id.replace("_", "").ljust(43, "A")  # the same action waits once
+    values = {"status": "queued", "reason_code": "EVALUATION_UNAVAILABLE", "act_hash": act_hash, "queue": queue_row()}
     return open_intent(intent_id, **(values | changes))
 
 

@@ -6,6 +6,8 @@ import base64
 from datetime import datetime
 from typing import TYPE_CHECKING
 
+from fakes.recording import UNDECIDED
+
 from services.ports import Consumed, StoredIntent, StoreUnreachable, TokenState
 
 if TYPE_CHECKING:
@@ -26,6 +28,12 @@ class MemoryIntents:
         rows = self._tables().intents.values()
         found = (row for row in rows if row["agent"] == agent and row["idempotency_key"] == idempotency_key)
         row = next(found, None)
+        return None if row is None else self._stored(row)
+
+    async def waiting_for(self, agent, act_hash):
+        tables = self._tables()
+        found = (tables.intents[name] for name, row in tables.queue.items() if row["state"] in UNDECIDED)
+        row = next((row for row in found if row["agent"] == agent and row["act_hash"] == act_hash), None)
         return None if row is None else self._stored(row)
 
     async def position(self, intent_id):

@@ -18,6 +18,7 @@ class Desk:
     def __init__(self) -> None:
         self.recording = Recorder()
         self.world = World(deadline_s=1.0)
+        self.world.waiting.remembers = True
         self.store = MemoryIntents(self.recording.database)
         self.parked = 0
         self.lane = None
@@ -34,6 +35,7 @@ class Desk:
             hub=Hub(NoChanges()),
             on_parked=self._count,
             in_journal=lambda: self.lane.in_journal,
+            on_ended=world.waiting.bounds.forget,
         )
         self.consumption = Consumption(
             issuer=ISSUER,
@@ -55,8 +57,8 @@ class Desk:
         await self.recording.crash(self.lane)
         await self.open()
 
-    async def submit(self, intent, key="k", *, agent="support"):
-        return await self.submissions.submit(agent, intent, key)
+    async def submit(self, intent, key="k", *, agent="support", supersedes=None):
+        return await self.submissions.submit(agent, intent, key, supersedes=supersedes)
 
     async def make_claimable(self, intent_id: str) -> None:
         """Do what the worker does once everything is back."""
