@@ -16,7 +16,7 @@ import asyncpg
 from intent_queue import order
 from intent_queue.bounds import Depth, LaneDepth
 from intent_queue.item import ClaimedItem, Cursor, Filters, Page, QueuedItem, Reclaimed
-from intent_queue.order import Lane
+from intent_queue.order import Candidate, Lane
 from intent_queue.states import MAX_ATTEMPTS, State
 
 if TYPE_CHECKING:
@@ -49,6 +49,8 @@ def _sql(name: str) -> str:
 
 _FIRST_IN_LINE: Final = _sql("first_in_line")
 _OLDEST: Final = _sql("oldest")
+_TURNS: Final = _sql("turns")
+_HOLD: Final = _sql("hold")
 _DUE: Final = _sql("due")
 _LEASE: Final = _sql("lease")
 _RECLAIM: Final = _sql("reclaim")
@@ -73,16 +75,19 @@ class QueueStore:
         self._pool = pool
         self._deadline_s = deadline_s
         self._slot = 0
+        self._served: dict[Lane, str] = {}
 
     async def claim(self, limit: int, worker: str, lease_s: float = LEASE_S) -> list[ClaimedItem]:
         """Lease up to `limit` due intents to decide, in the order of their slots. Two claims never share an intent."""
+        slots = [order.slot(self._slot + n) for n in range(limit)]
         async with self._transaction() as connection:
-            in_line = await self._ids(connection, _FIRST_IN_LINE, limit)
-            fair = any(order.slot(self._slot + n) is order.Slot.OLDEST for n in range(limit))
-            by_age = await self._ids(connection, _OLDEST, limit) if fair else []
-            picked = order.pick(self._slot, limit, in_line, by_age)
-            items = await self._lease(connection, picked, worker, lease_s)
-        self._slot = (self._slot + len(items)) % order.FAIR_SHARE
+            in_line = await self._candidates(connection, _FIRST_IN_LINE, limit)
+            by_age = await self._candidates(connection, _OLDEST, limit) if order.Slot.OLDEST in slots else []
+            turns = await self._turns(connection, in_line, slots)
+            picked = order.pick(self._slot, limit, in_line, by_age, turns)
+            items = await self._lease(connection, [one.intent_id for one in picked], worker, lease_s)
+        self._slot = (self._slot + len(items)) % order.SLOTS
+        self._served = turns.served
         return items
 
     async def expired(self, limit: int, worker: str, lease_s: float = LEASE_S) -> list[ClaimedItem]:
@@ -197,6 +202,28 @@ class QueueStore:
         async with self._connection() as connection:
             found = await connection.fetchval(_DUPLICATE, agent, act_hash, timeout=self._deadline_s)
         return None if found is None else str(found)
+
+    async def _candidates(self, connection: Connection, sql: str, limit: int) -> list[Candidate]:
+        rows = await connection.fetch(sql, limit, timeout=self._deadline_s)
+        return [Candidate(row["intent_id"], Lane(row["lane"]), row["agent"]) for row in rows]
+
+    async def _turns(
+        self, connection: Connection, in_line: Sequence[Candidate], slots: Sequence[order.Slot]
+    ) -> order.Turns:
+        """Return the turns of every lane in line. The last of them may go on behind what was read."""
+        turns, count = order.Turns(self._served), slots.count(order.Slot.TURN)
+        if not in_line or count == 0:
+            return turns
+        last = in_line[-1].lane if len(in_line) == len(slots) else None
+        turns.add(one for one in in_line if one.lane is not last)
+        if last is not None:
+            served = self._served.get(last, "")
+            rows = await connection.fetch(_TURNS, last, served, count, len(slots), timeout=self._deadline_s)
+            # Locked like the others, or left out.
+            ids = [row["intent_id"] for row in rows]
+            held = {row["intent_id"] for row in await connection.fetch(_HOLD, ids, timeout=self._deadline_s)}
+            turns.add(Candidate(row["intent_id"], last, row["agent"]) for row in rows if row["intent_id"] in held)
+        return turns
 
     async def _ids(self, connection: Connection, sql: str, limit: int) -> list[str]:
         rows = await connection.fetch(sql, limit, timeout=self._deadline_s)

@@ -2,7 +2,7 @@
 -- holds an old snapshot. SQLSTATE of this file: HF005 half of a superseding could not be applied (never leaves it).
 
 -- Agents of one lane take turns, see intent_queue/order.py.
-CREATE INDEX queue_turns ON queue_entries (lane, agent, rank_at, intent_id) WHERE state = 'waiting';
+CREATE INDEX queue_turns ON queue_entries (lane, agent COLLATE "C", rank_at, intent_id) WHERE state = 'waiting';
 
 -- A final outcome stays. Whoever would change it finds no row, so that the effect is refused and the record void.
 CREATE FUNCTION keep_outcome() RETURNS trigger LANGUAGE plpgsql AS $$

@@ -1,5 +1,5 @@
 -- $1 how many
-SELECT intent_id
+SELECT intent_id, lane, agent
   FROM queue_entries
  WHERE state = 'waiting' AND not_before <= now() AND expires_at > now()
  ORDER BY lane, rank_at, intent_id

@@ -54,12 +54,13 @@ async def test_a_claim_carries_what_a_late_decision_needs(store, queue_pool):
     assert (row["state"], row["leased_by"]) == ("leased", "w1")
 
 
-async def test_a_thousand_mixed_intents_leave_by_lane_and_rank_and_every_tenth_slot_is_the_oldest(store, queue_pool):
+async def test_a_thousand_mixed_intents_leave_by_lane_and_rank_with_turns_and_the_oldest_in_between(store, queue_pool):
     """Whatever the sizes of the claims, the order is that of claiming one by one."""
     chance = random.Random(7)
     rows = [
         Row(
             f"int_{n:04}",
+            agent=chance.choice(["agent-1", "agent-1", "agent-1", "agent-2", "Agent-3"]),
             lane=chance.randrange(4),
             age_s=chance.randrange(10, 800),
             boost_s=chance.choice([0, 0, 30, 60]),
@@ -68,12 +69,18 @@ async def test_a_thousand_mixed_intents_leave_by_lane_and_rank_and_every_tenth_s
     ]
     await put(queue_pool, *rows)
     waiting = {row.intent_id: row for row in rows}
-    expected = []
+    expected, served = [], {}
     for number in range(1000):
+        in_line = sorted(waiting.values(), key=lambda row: (row.lane, -row.age_s - row.boost_s, row.intent_id))
+        best = in_line[0]
         if order.slot(number) is order.Slot.OLDEST:
-            best = min(waiting.values(), key=lambda row: (-row.age_s, row.intent_id))
-        else:
-            best = min(waiting.values(), key=lambda row: (row.lane, -row.age_s - row.boost_s, row.intent_id))
+            best = min(in_line, key=lambda row: (-row.age_s, row.intent_id))
+        elif order.slot(number) is order.Slot.TURN:
+            mine = [row for row in in_line if row.lane == best.lane]
+            agents = sorted({row.agent for row in mine})
+            turn = next((agent for agent in agents if agent > served.get(best.lane, "")), agents[0])
+            best = next(row for row in mine if row.agent == turn)
+            served[best.lane] = turn
         expected.append(best.intent_id)
         del waiting[best.intent_id]
 
@@ -82,6 +89,25 @@ async def test_a_thousand_mixed_intents_leave_by_lane_and_rank_and_every_tenth_s
         claimed += ids(batch)
 
     assert claimed == expected
+
+
+async def test_one_noisy_agent_does_not_starve_the_others_of_its_lane(store, queue_pool):
+    """Two thousand queued before them; each of nine others is served in the first claim, and all twice in two."""
+    noise = [Row(f"int_n{n:04}", agent="noisy", age_s=700 - n / 10) for n in range(2000)]
+    quiet = [Row(f"int_q{n}_{m}", agent=f"quiet-{n}", age_s=1) for n in range(9) for m in range(2)]
+    await put(queue_pool, *noise, *quiet)
+
+    first, second = await store.claim(40, "w1"), await store.claim(40, "w1")
+
+    assert {item.agent for item in first} == {"noisy", *(row.agent for row in quiet)}
+    assert {row.intent_id for row in quiet} <= {*ids(first), *ids(second)}
+
+
+async def test_a_turn_puts_no_lane_before_a_better_one(store, queue_pool):
+    better = [Row(f"int_b{n}", agent="busy", lane=1, age_s=10) for n in range(30)]
+    await put(queue_pool, *better, Row("int_z", agent="other", lane=3, age_s=5))
+
+    assert "int_z" not in ids(await store.claim(30, "w1"))
 
 
 async def test_what_is_deferred_held_parked_or_too_old_is_not_claimed(store, queue_pool):
@@ -541,6 +567,8 @@ async def scatter(pool):
 _PLANS = {
     "first_in_line": ((10,), {"queue_ready"}),
     "oldest": ((10,), {"queue_oldest"}),
+    "turns": ((2, "agent-7", 30, 100), {"queue_turns"}),
+    "hold": ((["int_000001"],), {"queue_entries_pkey"}),
     "due": ((10,), {"queue_expiry", "queue_entries_pkey", "intents_claim_by"}),
     "lease": ((["int_000001"], "w1", 30.0), {"queue_entries_pkey", "intents_pkey"}),
     "reclaim": ((10, 5), {"queue_leases", "queue_entries_pkey"}),
@@ -573,7 +601,8 @@ async def plan_of(connection, name, arguments):
 
 def indexes_in(plan):
     return {word for word in plan.replace(",", " ").split() if word.startswith(("queue_", "intents_"))} - {
-        "queue_entries"
+        "queue_entries",
+        *(f"queue_entries_{number}" for number in range(1, 9)),
     }
 
 

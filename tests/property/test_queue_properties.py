@@ -11,7 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from intent_queue import order
 from intent_queue.bounds import Bounds, Depth
-from intent_queue.order import Slot, pick, slot
+from intent_queue.order import Candidate, Lane, Slot, Turns, pick, slot
 from intent_queue.pace import CAP, DECREASE, Pace
 from intent_queue.states import FINAL, MAX_ATTEMPTS, Event, IllegalTransition, Place, State, after, legal
 
@@ -68,44 +68,80 @@ class OneIntent(RuleBasedStateMachine):
 TestOneIntent = OneIntent.TestCase
 
 intents = st.lists(
-    st.tuples(st.integers(0, 3), st.integers(0, 20), st.integers(0, 20)), max_size=60
-)  # lane, rank, time of queueing
+    st.tuples(st.integers(0, 3), st.sampled_from("abcd"), st.integers(0, 20), st.integers(0, 20)), max_size=60
+)  # lane, agent, rank, time of queueing
+
+
+def line(left):
+    return sorted(left, key=lambda one: (one[0].lane, *one[1:]))
+
+
+def turn_of(left, served):
+    """Whose turn it is in the lane of the first in line, and which of its intents."""
+    lane = line(left)[0][0].lane
+    waiting = sorted({one[0].agent for one in left if one[0].lane is lane})
+    agent = next((agent for agent in waiting if agent > served.get(lane, "")), waiting[0])
+    return lane, agent, next(one for one in line(left) if (one[0].lane, one[0].agent) == (lane, agent))
 
 
 @given(waiting=intents, limits=st.lists(st.integers(1, 25), min_size=1), first=st.integers(0, 9))
 def test_picking_many_equals_picking_one_by_one(waiting, limits, first):
     """And so whoever claims in whatever portions serves the same order, and everybody in the end."""
-    left = {(*keys, name) for name, keys in enumerate(waiting)}
+    left = {
+        (Candidate(f"{name:03}", Lane(lane), agent), rank, name, queued)
+        for name, (lane, agent, rank, queued) in enumerate(waiting)
+    }
     one_by_one = set(left)
-    served, number = [], first
+    chosen, number, served = [], first, {}
     while left:
-        limit = limits[len(served) % len(limits)]
-        in_line = sorted(left, key=lambda one: (one[0], one[1], one[3]))[:limit]
-        by_age = sorted(left, key=lambda one: (one[2], one[3]))[:limit]
-        batch = pick(number, limit, in_line, by_age)
+        limit = limits[len(chosen) % len(limits)]
+        by_age = sorted(left, key=lambda one: (one[3], one[2]))[:limit]
+        turns = Turns(served)
+        turns.add(one[0] for one in line(left))
+        batch = pick(number, limit, [one[0] for one in line(left)[:limit]], [one[0] for one in by_age], turns)
         assert len(batch) == min(limit, len(left))
-        served += batch
-        left -= set(batch)
+        chosen += batch
+        left = {one for one in left if one[0] not in batch}
         number += len(batch)
+        served = turns.served
 
-    for place, one in enumerate(served):
-        if slot(first + place) is Slot.OLDEST:
-            assert one == min(one_by_one, key=lambda one: (one[2], one[3]))
+    turn_by_turn = {}
+    for place, one in enumerate(chosen):
+        kind = slot(first + place)
+        if kind is Slot.OLDEST:
+            expected = min(one_by_one, key=lambda one: (one[3], one[2]))
+        elif kind is Slot.TURN:
+            lane, agent, expected = turn_of(one_by_one, turn_by_turn)
+            turn_by_turn[lane] = agent
         else:
-            assert one == min(one_by_one, key=lambda one: (one[0], one[1], one[3]))
-        one_by_one.remove(one)
+            expected = line(one_by_one)[0]
+        assert one == expected[0]
+        one_by_one.remove(expected)
 
 
 @given(lanes=st.lists(st.integers(0, 2), min_size=40, max_size=40))
 def test_no_lane_starves_while_better_ones_never_run_dry(lanes):
     """The oldest intent of the lowest lane is served within ten slots, whatever arrives before it in line."""
-    starving = (3, 0, 0, "starving")
-    crowd = [(lane, 1, 1, str(number)) for number, lane in enumerate(lanes)]
-    in_line = sorted([starving, *crowd])
-    by_age = [starving, *crowd]
+    starving = Candidate("starving", Lane.BULK, "a")
+    crowd = sorted((Candidate(str(number), Lane(lane), "a") for number, lane in enumerate(lanes)), key=lambda c: c.lane)
 
     for first in range(10):
-        assert starving in pick(first, 10, in_line, by_age)
+        turns = Turns()
+        turns.add(crowd)
+        assert starving in pick(first, 10, [*crowd, starving], [starving, *crowd], turns)
+
+
+@given(noise=st.integers(1, 400), agents=st.integers(1, 8), first=st.integers(0, 9))
+def test_an_agent_that_queued_before_all_others_does_not_hold_them_up(noise, agents, first):
+    """Each quiet agent is served once the turns went round: within as many slots as that takes, and one round more."""
+    crowd = [Candidate(f"n{number}", Lane.NORMAL, "noisy") for number in range(noise)]
+    quiet = [Candidate(f"q{number}", Lane.NORMAL, f"quiet-{number}") for number in range(agents)]
+    turns = Turns()
+    turns.add([*crowd, *quiet])
+
+    within = pick(first, 10 * (1 + (agents + 1) // 3 + 1), [*crowd, *quiet], [*crowd, *quiet], turns)
+
+    assert set(quiet) <= set(within)
 
 
 @given(hint=st.sampled_from(Priority), cap=st.floats(0, 10_000), other=st.sampled_from(Priority))

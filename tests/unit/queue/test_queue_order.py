@@ -11,8 +11,10 @@ from intent_queue.bounds import Bounds, Depth, LaneDepth
 from intent_queue.order import (
     MAX_BOOST_S,
     MAX_RETRY_AFTER_S,
+    Candidate,
     Lane,
     Slot,
+    Turns,
     boost_s,
     pick,
     rank_at,
@@ -62,12 +64,36 @@ def test_lanes_are_named_as_on_the_wire():
 
 
 def test_picking_alternates_at_the_tenth_slot_and_takes_none_twice():
-    in_line = list("abcdefghijklm")
-    by_age = list("amlkjihgfedcb")
+    assert picked(0, 12, "abcdefghijklm", "amlkjihgfedcb") == "abcdefghimjk"
+    assert picked(9, 3, "abcdefghijklm", "amlkjihgfedcb") == "abc"
+    assert picked(0, 5, "", "") == ""
 
-    assert "".join(pick(0, 12, in_line, by_age)) == "abcdefghimjk"
-    assert "".join(pick(9, 3, in_line, by_age)) == "abc"
-    assert pick(0, 5, [], []) == []
+
+def test_agents_of_the_lane_take_turns_in_three_slots_of_ten():
+    assert [number for number in range(10) if slot(number) is Slot.TURN] == [1, 4, 7]
+    # Capitals are another agent's.
+    assert picked(0, 10, "abcdefghijXYZ", "abcdefghij") == "abcdXefghi"
+
+
+def test_an_agent_without_anything_left_lets_its_turn_pass():
+    turns = Turns({Lane.NORMAL: "lower"})
+    turns.add(candidates("aX"))
+
+    assert turns.take(Lane.NORMAL, candidates("X")) == candidates("a")[0]
+    assert turns.served == {Lane.NORMAL: "lower"}
+    assert turns.take(Lane.NORMAL, candidates("aX")) is None
+    assert turns.take(Lane.BULK, ()) is None
+
+
+def candidates(names):
+    return [Candidate(name, Lane.NORMAL, "upper" if name.isupper() else "lower") for name in names]
+
+
+def picked(first, limit, in_line, by_age):
+    turns = Turns()
+    turns.add(candidates(in_line))
+    found = pick(first, limit, candidates(in_line), candidates(by_age), turns)
+    return "".join(one.intent_id for one in found)
 
 
 def test_retries_are_spread_over_half_as_much_again_and_bounded():
