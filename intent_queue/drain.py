@@ -27,6 +27,7 @@ from datetime import timedelta
 from enum import StrEnum
 from typing import TYPE_CHECKING, Final, Protocol, assert_never
 
+from intent_queue.pace import Pace
 from intent_queue.states import State
 from intent_queue.store import LEASE_S, QueueUnavailable
 
@@ -35,7 +36,6 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from intent_queue.item import ClaimedItem
-    from intent_queue.pace import Pace
     from intent_queue.store import QueueStore
 
 BATCH_PER_WINDOW: Final = 4
@@ -51,6 +51,8 @@ DOUBT_S: Final = 20 * LEASE_S
 GRACE_S: Final = 5.0
 # How long an intent that could not be decided lets others go first.
 DEFER_S: Final = 5.0
+# How long it pauses between ticks while live traffic is slow.
+YIELD_S: Final = 0.1
 
 
 class Result(StrEnum):
@@ -119,12 +121,14 @@ class TickReport:
     unavailable: bool = False  # the queue's own database
     led: bool = True  # False where another worker drains
     more: bool = False
+    pause_s: float = 0.0  # to be kept before the next tick, whatever it has to do
 
 
 class Drain:
     """Drains the queue slice by slice. One tick at a time; `tick` must not be called concurrently.
 
     `gate` is True only while deciding may be tried: the boundaries have been closed long enough, and nobody stops us.
+    `yields` is True while live traffic needs the room.
     """
 
     def __init__(
@@ -136,6 +140,7 @@ class Drain:
         gate: Callable[[], bool],
         *,
         worker: str,
+        yields: Callable[[], bool] = lambda: False,
     ) -> None:
         self._store = store
         self._decider = decider
@@ -143,6 +148,7 @@ class Drain:
         self._pace = pace
         self._gate = gate
         self._worker = worker
+        self._yields = yields
         self._owed: list[ClaimedItem] = []
         self._owed_deferred: list[ClaimedItem] = []
         self._owed_until: dict[datetime, list[ClaimedItem]] = {}
@@ -166,8 +172,15 @@ class Drain:
             due = await self._leased(self._store.expired(EXPIRE_LIMIT, self._worker))
             report = await self._work(report, due, self._decider.expire, gate=_always)
             report = replace(report, due=len(due), more=len(due) == EXPIRE_LIMIT and not report.stopped)
-            if report.stopped or not self._gate():
+            if report.stopped:
+                return report
+            if not self._gate():
+                # Whatever comes back is fragile: start over slowly.
+                self._pace = Pace()
                 return replace(report, stopped=True)
+            if self._yields():
+                self._pace = self._pace.after_trouble()
+                report = replace(report, pause_s=YIELD_S)
 
             limit = self._pace.window * BATCH_PER_WINDOW
             batch = await self._leased(self._store.claim(limit, self._worker))

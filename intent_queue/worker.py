@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import random
 import time
 from typing import TYPE_CHECKING, Any, Final
 
@@ -52,10 +53,11 @@ async def run(
             report = await tick()
             looks.want(wanted=report.led)
             if report.more:
-                await asyncio.sleep(0)
+                await asyncio.sleep(report.pause_s)
                 continue
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(tick_interval_s):
+                # Spread, so that many workers do not ask the database in the same instant.
+                async with asyncio.timeout(tick_interval_s * random.uniform(0.9, 1.0)):  # noqa: S311 - no secret
                     await looks.asked.wait()
         stopper.cancel()
         if listener is not None:

@@ -33,15 +33,18 @@ from services.postgres.heartbeat import Heartbeat
 from services.postgres.intents import PostgresIntents
 from services.postgres.orders import OrderBook
 from services.postgres.pool import ReadPool
+from services.postgres.reports import PostgresReports
 from services.postgres.shadows import PostgresShadows
 from services.postgres.sink import PostgresSink
 from services.postgres.webhooks import PostgresDeliveries, PostgresWebhookKeys
 from services.recording.journal import Journal
 from services.recording.lane import Lane, LaneSettings, Unrecordable
 from services.remote_classifier import ClassifierUnreachable, RemoteClassifier
+from services.replicas import LiveTraffic, Replicas, Reporter
 from services.shadow import ShadowEvaluator
 from services.shared_activity import SharedActivity
 from services.signing import RemoteSigner
+from services.snapshot_watch import SnapshotWatch
 from services.system import SystemClock, SystemIds
 from services.waiting import QueueCensus
 from signer.client import SignerClient
@@ -95,6 +98,9 @@ class Service:
     upkeep: Upkeep
     wakeups: Wakeups
     notices: Notifying
+    reporter: Reporter
+    replicas: Replicas
+    snapshots: SnapshotWatch
 
 
 class Wakeups:
@@ -331,6 +337,13 @@ async def _open_parts(
     limits = ValkeyLimits(settings.broker_url)
     activity = SharedActivity(settings.broker_url, clock=clock, process=ids.new(f"{settings.instance}_"))
     waker = Waker(settings.broker_url)
+    reports = PostgresReports(pool)
+    reporter = Reporter(
+        reports,
+        process=ids.new(f"{settings.instance}_"),
+        boundaries=upkeep.boundaries,
+        live=LiveTraffic(metrics),
+    )
     notices = Notifying(
         read_notifications(settings),
         instance=settings.instance,
@@ -340,7 +353,7 @@ async def _open_parts(
         clock=clock,
         ids=ids,
     )
-    boundaries = _boundaries(policy, clock, lane, metrics, notices)
+    boundaries = _boundaries(policy, clock, lane, metrics, notices, reporter)
     notices.watch((boundaries.intent, boundaries.evaluation, boundaries.token, boundaries.audit), policies)
     remote = _remote_classifier(settings)
     upkeep.watch(boundaries, heartbeat, policies=policies, classifier=remote)
@@ -410,6 +423,9 @@ async def _open_parts(
             upkeep=upkeep,
             wakeups=Wakeups(waker),
             notices=notices,
+            reporter=reporter,
+            replicas=Replicas(reports, clock),
+            snapshots=SnapshotWatch(reports, clock, metrics),
         )
     finally:
         await signer_client.close()
@@ -437,6 +453,8 @@ def background(service: Service) -> Sequence[Coroutine[None, None, None]]:
         service.wakeups.run(),
         service.activity.run(),
         service.notices.run(),
+        service.reporter.run(),
+        service.snapshots.run(),
     )
 
 
@@ -451,9 +469,11 @@ def _remote_classifier(settings: Settings) -> RemoteClassifier | None:
     )
 
 
-def _boundaries(policy: Policy, clock: SystemClock, lane: Lane, metrics: Metrics, notices: Notifying) -> Boundaries:
+def _boundaries(
+    policy: Policy, clock: SystemClock, lane: Lane, metrics: Metrics, notices: Notifying, reporter: Reporter
+) -> Boundaries:
     limits = policy.settings.limits
-    recorded = _recorder_of_transitions(lane, clock, metrics, notices)
+    recorded = _recorder_of_transitions(lane, clock, metrics, notices, reporter)
     return Boundaries(
         intent=Boundary(
             "intent",
@@ -501,9 +521,10 @@ def _boundaries(policy: Policy, clock: SystemClock, lane: Lane, metrics: Metrics
 
 
 def _recorder_of_transitions(
-    lane: Lane, clock: SystemClock, metrics: Metrics, notices: Notifying
+    lane: Lane, clock: SystemClock, metrics: Metrics, notices: Notifying, reporter: Reporter
 ) -> Callable[[str, Transition], None]:
     def record(name: str, transition: Transition) -> None:
+        reporter.changed()
         metrics.boundary_transitions.labels(name, transition.after.value).inc()
         entry = Entry(
             kind="boundary.transition",

@@ -26,6 +26,7 @@ METRICS: Final = {
     "holdfast_streams": "event streams that are read",
     "holdfast_webhooks_waiting": "deliveries that are owed to webhooks",
     "holdfast_webhooks_oldest_seconds": "for how long the oldest of them is owed",
+    "holdfast_oldest_snapshot_seconds": "for how long the oldest snapshot of the database has been held",
     "holdfast_policy_stale": "1 while the active bundle is older than its lease",
     "holdfast_notice_deliveries_total": "messages to a notification channel, by result: delivered, failed, dead",
     "holdfast_notices_due": "stored notices on their way to a channel",
@@ -80,6 +81,7 @@ class Metrics:
         self.streams = self._gauge("holdfast_streams")
         self.webhooks_waiting = self._gauge("holdfast_webhooks_waiting")
         self.webhooks_oldest_seconds = self._gauge("holdfast_webhooks_oldest_seconds")
+        self.oldest_snapshot_seconds = self._gauge("holdfast_oldest_snapshot_seconds")
         self.policy_stale = self._gauge("holdfast_policy_stale")
         self.notice_deliveries = Counter(
             "holdfast_notice_deliveries_total",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 import signal
 from typing import TYPE_CHECKING, Final, TypeAlias
 
@@ -42,6 +43,7 @@ _log = logging.getLogger(__name__)
 
 #: The boundaries must have been closed this long before the drain starts: a recovered dependency is fragile.
 _CLOSED_FOR_S: Final = 5.0
+_JITTER_S: Final = 1.0
 
 
 def main(args: argparse.Namespace) -> int:  # noqa: ARG001 - every command takes its arguments
@@ -73,15 +75,23 @@ async def _work(settings: Settings, webhook_keys: Sequence[Ed25519PrivateKey]) -
         Leader(settings.database_url) as leader,
         asyncio.TaskGroup() as tasks,
     ):
-        upkeep = (*background(service), service.changes.run(), *calling_back(service, webhook_keys))
+        upkeep = (
+            *background(service),
+            service.changes.run(),
+            service.replicas.run(),
+            *calling_back(service, webhook_keys),
+        )
         running = [tasks.create_task(coroutine) for coroutine in upkeep]
+        # Not all regions at once.
+        quiet_s = _CLOSED_FOR_S + random.uniform(0, _JITTER_S)  # noqa: S311 - no secret
         drain = Drain(
             service.queue,
             AuthorizingDecider(service.authorizer),
             service.clock,
             Pace(),
-            lambda: not stop.is_set() and service.upkeep.closed_for_s() >= _CLOSED_FOR_S,
+            lambda: not stop.is_set() and service.upkeep.closed_for_s() >= quiet_s and service.replicas.clear(),
             worker=settings.instance,
+            yields=service.replicas.live_slow,
         )
         tick = parking_recorded(drain.tick, service)
         await worker.run(settings.broker_url, worker.led_by(leader, tick, drain.stand_by), stop=stop)

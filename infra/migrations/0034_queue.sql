@@ -115,23 +115,23 @@ END $$;
 -- `held_s` is NULL where PostgreSQL does not say since when. Runs as its owner, who sees other roles' sessions if it is a
 -- superuser or a member of pg_read_all_stats; who is not sees its own.
 CREATE FUNCTION snapshot_holders()
-RETURNS TABLE (kind text, name text, xmin_age int, held_s float8)
+RETURNS TABLE (kind text, name text, horizon text, held_s float8)
 LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog AS $$
-    SELECT 'session', coalesce(nullif(application_name, ''), 'process ' || pid), age(backend_xmin),
+    SELECT 'session', coalesce(nullif(application_name, ''), 'process ' || pid), backend_xmin::text,
            extract(epoch FROM clock_timestamp() - xact_start)::float8
       FROM pg_stat_activity
      WHERE backend_xmin IS NOT NULL AND (datname = current_database() OR datname IS NULL)
        AND backend_type = 'client backend' AND pid <> pg_backend_pid()
     UNION ALL
-    SELECT 'prepared transaction', gid, age(transaction), extract(epoch FROM clock_timestamp() - prepared)::float8
+    SELECT 'prepared transaction', gid, transaction::text, extract(epoch FROM clock_timestamp() - prepared)::float8
       FROM pg_prepared_xacts
      WHERE database = current_database()
     UNION ALL
-    SELECT 'replication slot', slot_name::text, age(xmin), NULL
+    SELECT 'replication slot', slot_name::text, xmin::text, NULL
       FROM pg_replication_slots
      WHERE xmin IS NOT NULL
     UNION ALL
-    SELECT 'standby', coalesce(nullif(application_name, ''), 'process ' || pid), age(backend_xmin), NULL
+    SELECT 'standby', coalesce(nullif(application_name, ''), 'process ' || pid), backend_xmin::text, NULL
       FROM pg_stat_replication
      WHERE backend_xmin IS NOT NULL
 $$;
