@@ -17,7 +17,7 @@ export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 export PYRIGHT_PYTHON_GLOBAL_NODE := 0
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: install demo up test check bench lock clean
+.PHONY: install demo up test chaos check bench lock clean
 .DEFAULT_GOAL := install
 
 install: $(INSTALLED)
@@ -42,6 +42,10 @@ up: install
 # pytest's summary is the last line.
 test: install
 	@"$(PY)" -m pytest $(PYTEST_ARGS)
+
+# Everything that injects faults, the long runs included. The marker given last counts.
+chaos: install
+	@"$(PY)" -m pytest tests/chaos -m "chaos or chaos_long" $(PYTEST_ARGS)
 
 check: install
 	"$(PY)" -m ruff check

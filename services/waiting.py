@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from intent_queue import census
 from intent_queue.bounds import Bounds, Depth
@@ -12,6 +12,9 @@ from services.outcome import LANE_NAMES
 if TYPE_CHECKING:
     from intent_queue.store import QueueStore
     from services.metrics import Metrics
+
+#: Counting walks the table. With a million rows it takes a fifth of a second: never more than a twentieth of the time.
+_REST: Final = 19
 
 _EMPTY = Depth(by_agent={}, by_lane={}, by_state={})
 
@@ -33,10 +36,13 @@ class QueueCensus:
 
     async def run(self) -> None:
         """Count until cancelled."""
+        loop = asyncio.get_running_loop()
         while True:
+            began = loop.time()
             await census.count(self.bounds, self._store)
+            took_s = loop.time() - began
             self._publish()
-            await asyncio.sleep(self._interval_s)
+            await asyncio.sleep(max(self._interval_s, took_s * _REST))
 
     def _publish(self) -> None:
         depth = self.bounds.depth
