@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import random
 import signal
@@ -93,6 +94,9 @@ async def _work(settings: Settings, webhook_keys: Sequence[Ed25519PrivateKey]) -
             worker=settings.instance,
             yields=service.replicas.live_slow,
         )
+        # What was built at the start stays: no collection during the drain needs to walk it.
+        gc.collect()
+        gc.freeze()
         tick = parking_recorded(drain.tick, service)
         await worker.run(settings.broker_url, worker.led_by(leader, tick, drain.stand_by), stop=stop)
         for task in running:

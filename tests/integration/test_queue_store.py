@@ -515,6 +515,25 @@ async def test_the_census_keeps_the_bounds_fresh_and_the_last_count_outlives_an_
     assert not bounds.full("b", max_per_agent=1, max_total=9)
 
 
+async def test_several_processes_exceed_a_bound_only_by_what_they_let_in_between_two_counts(store, queue_pool):
+    """How exact QUEUE_FULL is: at most once the bound for each process, and not one more after a count."""
+    processes = [Bounds() for _ in range(3)]
+    for bounds in processes:
+        await census.count(bounds, store)
+    stored = 0
+    for round_ in range(3):
+        for name, bounds in enumerate(processes):
+            while not bounds.full("agent-1", max_per_agent=10, max_total=1000):
+                bounds.parked("agent-1", 2)
+                await put(queue_pool, Row(f"int_{round_}{name}{stored:03}"))
+                stored += 1
+        assert stored == 30
+        for bounds in processes:
+            await census.count(bounds, store)
+
+    assert await store.count_for("agent-1") == 30
+
+
 async def test_a_lock_that_somebody_holds_ends_in_time_and_claims_nothing(queue_pool):
     """A statement that waits is cancelled; a half-done claim is rolled back."""
     store = QueueStore(queue_pool, deadline_s=0.2)
