@@ -37,11 +37,14 @@ _MIDDLE: Final = "SELECT max(intent_id) FROM (SELECT intent_id FROM queue_entrie
 async def measure(database_url: str, rows: int, *, agents: int, rounds: int) -> Mapping[str, float]:
     """Return the median of each operation in milliseconds, with `rows` waiting. Empties the queue first."""
     async with asyncpg.create_pool(database_url, min_size=1, max_size=2) as pool:
-        async with pool.acquire() as connection:
+        connection = await asyncpg.connect(database_url)
+        try:
             await connection.execute(_EMPTY)
             await queue_rows.fill(connection, rows, agents=agents, agent_prefix="agent-", submission=_SUBMISSION)
             await connection.execute("VACUUM queue_entries", timeout=600)
             middle = str(await connection.fetchval(_MIDDLE, rows // 2))
+        finally:
+            await connection.close()
         store = QueueStore(pool, deadline_s=60)
         medians: dict[str, float] = {}
         for limit in (100, 16):

@@ -35,7 +35,6 @@ CREATE FUNCTION apply_effects(p_effects jsonb) RETURNS int[] LANGUAGE plpgsql AS
 DECLARE
     c_old     CONSTANT int := 1000000;  -- added to an element's number for the end of what it supersedes
     v_opens   jsonb := p_effects->'open_intent';
-    v_left    jsonb;
     v_effects jsonb;
     v_ends    jsonb;
     v_result  int[];
@@ -47,23 +46,26 @@ BEGIN
     END IF;
     v_refused := second_places(v_opens);
     LOOP
-        SELECT jsonb_agg(e) INTO v_left FROM jsonb_array_elements(v_opens) AS e
-         WHERE (e->>'i')::int <> ALL (v_refused);
+        v_effects := p_effects;
+        IF cardinality(v_refused) > 0 THEN
+            -- Nothing is left of a refused record's effects, whatever else rides with it.
+            SELECT coalesce(jsonb_object_agg(kept.op, kept.list), '{}') INTO v_effects
+              FROM (SELECT o.op, jsonb_agg(e ORDER BY (e->>'i')::int) AS list
+                      FROM jsonb_each(p_effects) AS o (op, list), jsonb_array_elements(o.list) AS e
+                     WHERE (e->>'i')::int <> ALL (v_refused)
+                     GROUP BY o.op) AS kept;
+        END IF;
         SELECT jsonb_agg((e->'supersedes') || jsonb_build_object('i', (e->>'i')::int + c_old)) INTO v_ends
-          FROM jsonb_array_elements(v_left) AS e
+          FROM jsonb_array_elements(v_effects->'open_intent') AS e
          WHERE jsonb_typeof(e->'supersedes') = 'object'
            -- With `over_jti` the first try may stand, and then the old one ended with it.
            AND NOT (e->>'over_jti' IS NOT NULL
                     AND EXISTS (SELECT FROM intents WHERE intent_id = e->>'intent_id'));
-        v_effects := p_effects - 'open_intent';
-        IF v_left IS NOT NULL THEN
-            v_effects := v_effects || jsonb_build_object('open_intent', v_left);
-        END IF;
         IF v_ends IS NULL THEN
             RETURN v_refused || apply_plain_effects(v_effects);
         END IF;
         v_effects := v_effects || jsonb_build_object(
-            'move_intent', coalesce(p_effects->'move_intent', '[]') || v_ends);
+            'move_intent', coalesce(v_effects->'move_intent', '[]') || v_ends);
         BEGIN
             v_result := apply_plain_effects(v_effects);
             v_torn := ARRAY(SELECT (e->>'i')::int - c_old FROM jsonb_array_elements(v_ends) AS e

@@ -410,6 +410,24 @@ async def test_an_action_that_waits_takes_no_second_place(sink, stream, behind):
     assert await sink.commit_batch(stream.batch(waiting_intent("int_5", **SAME))) == frozenset()
 
 
+async def test_of_two_writers_at_once_one_gets_the_place(behind):
+    writers = [behind.sink(), behind.sink()]
+    streams = [Stream(f"str_{n}".ljust(30, "0"), lane=f"{n}/main") for n in range(2)]
+    for number, writer in enumerate(writers):
+        await writer.connect(f"writer {number}")
+    for turn in range(20):
+        same = SAME | {"act_hash": f"sha-256:{turn:043}"}
+        refused = await asyncio.gather(
+            *(
+                writer.commit_batch(stream.batch(waiting_intent(f"int_{turn}_{number}", **same)))
+                for number, (writer, stream) in enumerate(zip(writers, streams, strict=True))
+            )
+        )
+        assert sorted(refused, key=len) == [frozenset(), frozenset({0})]
+    for writer in writers:
+        await writer.close()
+
+
 async def test_of_two_in_one_batch_the_first_waits(sink, stream, behind):
     batch = stream.batch(waiting_intent("int_1", **SAME), waiting_intent("int_2", **SAME))
     assert await sink.commit_batch(batch) == {1}
