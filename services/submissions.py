@@ -167,7 +167,7 @@ class Submissions:
             raise _away("the intent to supersede cannot be read now")
         if stored is None:
             raise Problem(404, ReasonCode.NOT_FOUND, "there is no intent to supersede")
-        if stored.status not in _WAITING:
+        if stored.status not in OPEN:
             raise Problem(409, ReasonCode.NOT_CANCELLABLE, f"the intent to supersede is {stored.status}")
         return waiting_intent(stored, epoch=None)
 
