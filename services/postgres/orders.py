@@ -8,23 +8,20 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import os
-import tempfile
-from dataclasses import dataclass, replace
-from datetime import datetime
-from pathlib import Path
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 import orjson
 
-from services.decision.orders import Order, OrderKind, Orders
+from services.decision.orders import Orders
 from services.ports import StoreUnreachable
+from services.postgres.order_rows import from_json, order_of, to_json, write_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
+    from pathlib import Path
 
-    import asyncpg
-
+    from services.decision.orders import Order
     from services.ports import Clock
     from services.postgres.pool import ReadPool
 
@@ -36,7 +33,7 @@ _INTERVAL_S: Final = 0.25
 
 _STANDING: Final = """
 SELECT o.order_id, o.kind, o.scope, o.reason, o.issued_at, o.issued_by, o.people, o.in_force_at, o.expires_at,
-       o.document::text AS document,
+       o.ended_at, o.document::text AS document,
        ARRAY(SELECT confirmed_by FROM order_confirmations AS c WHERE c.order_id = o.order_id ORDER BY confirmed_at)
            AS confirmed_by
   FROM orders AS o
@@ -92,7 +89,15 @@ class OrderBook:
     # --- following ------------------------------------------------------------------------------------------------
 
     async def start(self) -> None:
-        """Load what stands, from the store or else from the file."""
+        """Load what stands, from the store or else from the file.
+
+        What was ordered here before, and still waits in the journal, is in the file alone: it counts until the store
+        has it.
+        """
+        if self._in_journal():
+            found = await asyncio.to_thread(self._read_snapshot)
+            now = self._clock.monotonic()
+            self._local = {order.order_id: _Local(order, now) for order in found or ()}
         try:
             await self.look()
         except StoreUnreachable as error:
@@ -113,7 +118,7 @@ class OrderBook:
         asked_at, complete = self._clock.monotonic(), not self._in_journal()
         async with self._pool.connection() as connection:
             rows = await connection.fetch(_STANDING, self._clock.now())
-        stored = tuple(_order(row) for row in rows)
+        stored = tuple(order_of(row) for row in rows)
         if complete:
             # What was recorded here before the question was asked is in the answer, or was refused.
             self._local = {
@@ -149,61 +154,19 @@ class OrderBook:
 
     async def _keep(self) -> None:
         async with self._writing:
-            await asyncio.to_thread(self._write_snapshot, tuple(self._current))
+            # The end of an order that the store may not know yet is kept as well: a restart must not undo it.
+            ended = [local.order for local in self._local.values() if local.order.ended_at is not None]
+            await asyncio.to_thread(self._write_snapshot, (*self._current, *ended))
 
     def _read_snapshot(self) -> tuple[Order, ...] | None:
         try:
-            return tuple(_from_json(entry) for entry in orjson.loads(self._snapshot.read_bytes()))
+            return tuple(from_json(entry) for entry in orjson.loads(self._snapshot.read_bytes()))
         except (OSError, ValueError, TypeError, KeyError) as error:
             _log.warning("there is no usable file of the operators' orders: %s", error)
             return None
 
     def _write_snapshot(self, orders: Iterable[Order]) -> None:
-        temporary: str | None = None
         try:
-            descriptor, temporary = tempfile.mkstemp(dir=self._snapshot.parent, prefix=".orders-")
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(orjson.dumps([_to_json(order) for order in orders]))
-                file.flush()
-                os.fsync(file.fileno())
-            Path(temporary).replace(self._snapshot)
+            write_file(self._snapshot, [to_json(order) for order in orders])
         except OSError as error:
-            if temporary is not None:
-                Path(temporary).unlink(missing_ok=True)
             _log.warning("the file of the operators' orders could not be written: %s", error)
-
-
-def _order(row: asyncpg.Record) -> Order:
-    return Order(
-        order_id=row["order_id"],
-        kind=OrderKind(row["kind"]),
-        scope=row["scope"],
-        reason=row["reason"],
-        issued_at=row["issued_at"],
-        issued_by=row["issued_by"],
-        people=row["people"],
-        confirmed_by=tuple(row["confirmed_by"]),
-        in_force_at=row["in_force_at"],
-        expires_at=row["expires_at"],
-        document=orjson.loads(row["document"]),
-    )
-
-
-_TIMES: Final = ("issued_at", "in_force_at", "expires_at", "ended_at")
-
-
-def _to_json(order: Order) -> dict[str, object]:
-    members = {name: getattr(order, name) for name in Order.__dataclass_fields__}
-    for name in _TIMES:
-        members[name] = None if members[name] is None else members[name].isoformat()
-    return {**members, "confirmed_by": list(order.confirmed_by), "document": dict(order.document)}
-
-
-def _from_json(entry: dict[str, object]) -> Order:
-    times = {name: _time(entry[name]) for name in _TIMES}
-    order = Order(**{**entry, **times, "kind": OrderKind(str(entry["kind"]))})  # type: ignore[arg-type] # as written
-    return replace(order, confirmed_by=tuple(order.confirmed_by))
-
-
-def _time(text: object) -> datetime | None:
-    return None if text is None else datetime.fromisoformat(str(text))

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
 from integration.recording_postgres import Postgres
 
+from services.decision.catalog import Impact
 from services.decision.orders import Order, OrderKind
 from services.ports import ConfirmOrder, EndOrder, Entry, PutOrder, StoreUnreachable
 from services.postgres.orders import OrderBook
@@ -205,3 +207,26 @@ async def test_an_order_given_here_survives_a_restart_in_the_outage(a_book):
     later = await a_book(database="postgresql://nobody@127.0.0.1:1/none")
 
     assert later.current().halt(agent="a") is not None
+
+
+async def test_what_waits_in_the_journal_survives_a_restart_that_finds_the_store(a_book):
+    """The store does not know it yet: neither the order, nor the end of one that it still calls standing."""
+    book = await a_book(in_journal=lambda: True)
+    await book.note(a_halt(), recorded=True)
+
+    later = await a_book(in_journal=lambda: True)
+
+    assert later.current().halt(agent="a") is not None
+
+
+async def test_an_end_that_waits_in_the_journal_survives_a_restart(lane, a_book):
+    """Or a restart at the end of an outage would open again what somebody ended in it."""
+    now = CLOCK.now()
+    assert await applied(lane, put("low", "override", expires_at=now + timedelta(minutes=5)))
+    book = await a_book(in_journal=lambda: True)
+    order = book.current().override(Impact.LOW, now)
+    await book.note(replace(order, ended_at=now), recorded=True)
+
+    later = await a_book(in_journal=lambda: True)
+
+    assert later.current().override(Impact.LOW, now) is None
