@@ -23,6 +23,7 @@ from holdfast.consumption import LocalConsumption, OnlineConsumption, OutcomeSta
 from holdfast.exchange import AsyncOutside, BlockingOutside, Door, check_base_url, check_credential, drive
 from holdfast.gate import Gate, Grant, Terms, Wanted
 from holdfast.jwks import FetchedKeys, Freshness, PinnedKeys
+from holdfast.reasons import Mode
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -50,7 +51,8 @@ class Guard:
     """Stands before one executor. Safe for threads, or for one event loop.
 
     `audience` is the executor's name in the catalogue; `issuer` what `iss` must say, the base URL unless given;
-    `environments` which environments' tokens count (None: all). `max_lifetime_s` caps `exp - iat`: raise it for
+    `environments` which environments' tokens count (None: all); `accepted_modes` by which ways they may have been
+    permitted, all four unless fewer are named. `max_lifetime_s` caps `exp - iat`: raise it for
     pre-authorized batches. `replay` is "online", or a `ReplayStore` for working through an outage. `run_s` is how long
     a body may run, `call_s` how long a call to the service may take.
     """
@@ -62,6 +64,7 @@ class Guard:
         audience: str,
         *,
         environments: frozenset[str] | None = None,
+        accepted_modes: frozenset[Mode] = frozenset(Mode),
         issuer: str | None = None,
         max_lifetime_s: int = 60,
         keys: PinnedKeys | None = None,
@@ -83,6 +86,7 @@ class Guard:
             environments=environments,
             max_lifetime_s=max_lifetime_s,
             run_s=run_s,
+            modes=accepted_modes,
         )
         self._consumption = _consumption(replay, audience, call_s)
         self._door = Door(

@@ -15,7 +15,7 @@ from holdfast import strict_json
 from holdfast.consumption import Outcome, OutcomeStatus
 from holdfast.errors import InvalidIntent, MalformedJSON, ServiceUnavailable, TokenRejected
 from holdfast.intent import Action, Intent, Resource
-from holdfast.reasons import ReasonCode
+from holdfast.reasons import Mode, ReasonCode
 from holdfast.token import Claims, check_claims, check_time, verify_signature
 
 if TYPE_CHECKING:
@@ -82,13 +82,14 @@ class Grant:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Terms:
-    """What an executor accepts. `environments=None` accepts every environment."""
+    """What an executor accepts. `environments=None` accepts every environment; `modes` are ways of permission."""
 
     issuer: str
     audience: str
     environments: frozenset[str] | None
     max_lifetime_s: int
     run_s: float
+    modes: frozenset[Mode] = frozenset(Mode)
 
     def __post_init__(self) -> None:
         """Refuse terms that would let anything in, or nothing."""
@@ -96,6 +97,8 @@ class Terms:
             raise ValueError("a guard stands before one named executor and trusts one issuer")
         if self.environments is not None and not self.environments:
             raise ValueError("no environment at all would refuse everything; None accepts every one")
+        if not self.modes or not all(isinstance(mode, Mode) for mode in self.modes):
+            raise ValueError("an executor accepts at least one mode, and known ones")
         if not 0 < self.max_lifetime_s <= MAX_LIFETIME_LIMIT_S or not 0 < self.run_s < float("inf"):
             raise ValueError("0 < max_lifetime_s <= one day, and run_s is positive and finite")
 
@@ -122,7 +125,7 @@ class Gate:
             raise TokenRejected(ReasonCode.SERVICE_UNAVAILABLE, str(error)) from error
         claims = verify_signature(token, trusted)
 
-        # 6. Version, issuer, audience, environment. 7. Time, and the lifetime's cap.
+        # 6. Version, issuer, audience, environment, mode. 7. Time, and the lifetime's cap.
         check_claims(
             claims,
             issuer=self._terms.issuer,
@@ -131,6 +134,8 @@ class Gate:
             now=self._outside.now(),
             max_lifetime_s=self._terms.max_lifetime_s,
         )
+        if claims.mode not in self._terms.modes:
+            raise TokenRejected(ReasonCode.TOKEN_MISMATCH, f"this executor accepts no token of mode {claims.mode}")
 
         # 8. Proof of possession. None can be checked here, so a token that demands one is refused.
         if claims.cnf_jkt is not None:

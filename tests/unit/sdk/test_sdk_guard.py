@@ -16,6 +16,7 @@ from holdfast.executor import Guard
 from holdfast.gate import Gate, Terms, Wanted
 from holdfast.intent import Action, Resource
 from holdfast.jwks import PinnedKeys
+from holdfast.reasons import Mode
 from holdfast.token import b64url
 from sdk_fake_service import BASE_URL, EXECUTOR, EXECUTOR_KEY, ManualOutside, SigningKey, problem
 
@@ -143,6 +144,22 @@ async def test_6_a_token_that_is_not_for_this_executor_is_refused(new_executor, 
     executor = new_executor(environments=frozenset({"production"}))
 
     assert await executor.rejected(service.mint(refund, **changes), refund) == code
+
+
+async def test_6_an_executor_may_refuse_ways_of_permission(new_executor, service, refund):
+    executor = new_executor(accepted_modes=frozenset({Mode.NORMAL, Mode.OPERATOR}))
+    broken_glass = service.mint(refund, mode="break_glass", brk="brk_1")
+
+    assert await executor.rejected(broken_glass, refund) == "TOKEN_MISMATCH"
+    await executor.run(service.mint(refund, mode="operator"), refund)
+
+    assert len(executor.ran) == 1
+
+
+async def test_6_every_way_of_permission_is_accepted_unless_fewer_are_named(new_executor, service, refund):
+    executor = new_executor()
+    await executor.run(service.mint(refund, mode="break_glass", brk="brk_1"), refund)
+    assert executor.ran[0].claims.brk == "brk_1"
 
 
 async def test_7_a_token_that_is_over_or_has_not_begun_is_refused(executor, service, refund):
@@ -498,6 +515,8 @@ async def test_without_keys_nothing_verifies(executor, service, refund, token):
     "options",
     [
         {"environments": frozenset()},
+        {"accepted_modes": frozenset()},
+        {"accepted_modes": frozenset({"normal"})},
         {"max_lifetime_s": 0},
         {"max_lifetime_s": 10**6},
         {"run_s": 0},
