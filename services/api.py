@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING
 import uvicorn
 import uvloop
 
+from services.break_glass import BreakGlass
 from services.compose import background, open_service
 from services.consumption import Consumption
 from services.explaining import Explainer
 from services.http.app import create_app
+from services.http.break_glass import BreakGlassEndpoints
 from services.http.callers import Callers
 from services.http.events import EventEndpoints
 from services.http.health import HealthEndpoints
@@ -31,8 +33,10 @@ from services.ordering import Ordering
 from services.outbound.post import SystemResolver
 from services.policies import NoPolicies
 from services.postgres.decisions import PostgresDecisions
+from services.postgres.reviews import PostgresReviews
 from services.process import configure_logging, read_settings, refuse
 from services.publishing import Publisher
+from services.reviewing import Reviewing
 from services.settings import guard_of
 from services.submissions import Submissions
 from services.webhooks import Callbacks
@@ -148,6 +152,7 @@ def build_app(service: Service, callbacks: Callbacks) -> ASGIApp:
         audit=service.boundaries.audit,
         clock=service.clock,
     )
+    reviews = PostgresReviews(service.pool)
     return create_app(
         [
             *IntentEndpoints(
@@ -181,6 +186,24 @@ def build_app(service: Service, callbacks: Callbacks) -> ASGIApp:
                 policies=service.policies,
                 boundaries=service.upkeep.boundaries,
                 probe=service.upkeep.probe_again,
+                clock=service.clock,
+            ).routes(),
+            *BreakGlassEndpoints(
+                callers=callers,
+                break_glass=BreakGlass(
+                    orders=service.orders,
+                    ledger=service.break_glass,
+                    policies=service.policies,
+                    recorder=service.lane,
+                    audit=service.boundaries.audit,
+                    clock=service.clock,
+                    ids=service.ids,
+                ),
+                reviewing=Reviewing(
+                    reviews=reviews, recorder=service.lane, audit=service.boundaries.audit, clock=service.clock
+                ),
+                reviews=reviews,
+                ledger=service.break_glass,
                 clock=service.clock,
             ).routes(),
             *HealthEndpoints(vitals=service.upkeep, metrics=service.metrics).routes(),

@@ -14,19 +14,18 @@ token leaves after the commit, so that no permission is unaccounted for. What fa
 from __future__ import annotations
 
 import asyncio
-import hmac
 import logging
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from holdfast.audit.record import leaf_hash
-from holdfast.reasons import Decision, Mode, ReasonCode, Status
+from holdfast.reasons import Decision, ReasonCode, Status
 
 from services.boundary import BoundaryUnavailable, WrongAnswer
 from services.breaker import State
 from services.decision.policy import Classified, Request
 from services.decision.verdict import Allow, Deny, Hold, Unavailable
+from services.evidence import durable, is_a_classification, stands
 from services.judgement import (
     COULD_NOT,
     NO_PROOF,
@@ -35,6 +34,7 @@ from services.judgement import (
     Judgement,
     WaitingIntent,
     action_of,
+    closed,
     could_not,
     log_members,
     may_ask_later,
@@ -64,6 +64,7 @@ if TYPE_CHECKING:
     from services.decision.verdict import Verdict
     from services.ports import (
         Activity,
+        BreakGlassUses,
         Classifier,
         Clock,
         Effect,
@@ -117,6 +118,7 @@ class Authorizer:
         issuer: str,
         policies: PolicySource,
         orders: StandingOrders,
+        uses: BreakGlassUses,
         classifier: Classifier,
         evaluator: Evaluator,
         activity: Activity,
@@ -135,7 +137,7 @@ class Authorizer:
         self._waiting = waiting
         self._recorder = recorder
         self._mint = Mint(signer, boundaries.token)
-        self._openings = Openings(orders, clock)
+        self._openings = Openings(orders, uses, clock)
         self._orders = orders
         self._boundaries = boundaries
         self._clock = clock
@@ -221,7 +223,7 @@ class Authorizer:
         try:
             # 1. Classify. The catalogue closes the open world of tool names.
             classified = await self._boundaries.intent.call(
-                lambda: self._classifier.classify(policy, intent), proves=_is_a_classification
+                lambda: self._classifier.classify(policy, intent), proves=is_a_classification
             )
             if isinstance(classified, Deny):
                 return unclassified(intent, classified, at=at, policy=policy)
@@ -265,7 +267,9 @@ class Authorizer:
                 return unclassified(intent, verdict, at=at, policy=policy)
             judgement = replace(judgement, verdict=verdict)
         # What waits can wait for the evaluation; what is asked now may have a way opened in advance.
-        return judgement if request is None or drained else self._openings.judge(judgement, request)
+        if request is None or drained:
+            return judgement
+        return await self._openings.judge(judgement, request, idempotency_key=ask.idempotency_key)
 
     async def _evaluate(self, policy: Policy, request: Request, judgement: Judgement, *, charge: bool) -> Verdict:
         """Return what the active policy says, in time and about this very action. Raises: BoundaryUnavailable."""
@@ -327,6 +331,7 @@ class Authorizer:
                     members=log_members(ask, judgement, outcome, jti=claims.jti, claimed=claiming is not None),
                     effect=effect,
                     journal_may_release=judgement.may_rest_on_journal and ask.instead_of is None,
+                    notices=self._openings.told(ask.intent_id, ask.agent, judgement, self._ids),
                 )
             )
         except RecordingFailed as error:
@@ -340,6 +345,11 @@ class Authorizer:
             return await self._not_released(
                 ask, judgement, settled.reason_code, settled.detail, claiming, over_jti=claims.jti
             )
+        if not settled.applied and judgement.break_glass is not None:
+            # Used up or revoked elsewhere meanwhile, or the intent is known: then the denial is refused as well.
+            self._mint.throw_away(ask.intent_id, claims.jti)
+            code, why = ReasonCode.EVALUATION_UNAVAILABLE, "its break-glass activation is used up or over"
+            return await self._not_released(ask, judgement, code, why, None)
         if not settled.applied:
             raise MovedOn if claiming is not None else AlreadyKnown(judgement.act_hash)
         if isinstance(signed, BoundaryUnavailable):
@@ -371,7 +381,7 @@ class Authorizer:
 
     async def _settle(self, pending: Pending, judgement: Judgement) -> Settled | BoundaryUnavailable:
         rests_on_journal = judgement.may_rest_on_journal
-        proves = _stands if rests_on_journal else _durable
+        proves = stands if rests_on_journal else durable
         try:
             return await self._boundaries.audit.call(
                 pending.settled, proves=lambda settled: proves(pending, settled), though_open=rests_on_journal
@@ -399,8 +409,8 @@ class Authorizer:
         _log.warning("%s allowed but not released: %s", ask.intent_id, operators_detail)
         if over_jti is not None:
             self._mint.throw_away(ask.intent_id, over_jti)
-        verdict = could_not(reason_code)
-        judgement = replace(judgement, verdict=verdict, at=self._clock.now(), mode=Mode.NORMAL, break_glass=None)
+        await self._openings.closed_again(ask.intent_id, judgement)
+        judgement = closed(judgement, reason_code, at=self._clock.now())
         if claiming is None:
             return await self._answer_no(ask, judgement, over_jti=over_jti)
         # A claim that failed leaves the intent as it stands: claimable, or granted with claims that can be signed
@@ -470,9 +480,7 @@ class Authorizer:
             pending = self._recorder.append(entry)
             return pending, await pending.settled()
 
-        _, settled = await self._boundaries.audit.call(
-            attempt, proves=lambda answer: _stands(*answer), though_open=True
-        )
+        _, settled = await self._boundaries.audit.call(attempt, proves=lambda answer: stands(*answer), though_open=True)
         return settled
 
     async def _move(
@@ -518,7 +526,7 @@ class Authorizer:
             return pending, await pending.settled()
 
         try:
-            proves = _stands if may_rest_on_journal else _durable
+            proves = stands if may_rest_on_journal else durable
             _, settled = await self._boundaries.audit.call(attempt, proves=lambda answer: proves(*answer))
         except BoundaryUnavailable as error:
             return self._not_recorded(waiting, judgement, error.detail)
@@ -569,29 +577,8 @@ class Authorizer:
         return Place(state="durable", lane=row.lane, position=position, expires_at=row.expires_at)
 
 
-# --- evidence ---------------------------------------------------------------------------------------------------------
-
-
 def _stopped(orders: Orders, ask: Ask, classified: Classified) -> Deny | None:
     return stopped_by(orders, ask.agent, category=classified.category, executor=classified.executor)
-
-
-def _is_a_classification(answer: Classified | Deny) -> None:
-    if not isinstance(answer, (Classified, Deny)):
-        raise WrongAnswer("the answer is not a classification")
-
-
-def _stands(pending: Pending, settled: Settled) -> None:
-    """Refuse a settlement that is not of these very bytes."""
-    if settled.receipt != pending.receipt or not hmac.compare_digest(leaf_hash(pending.body), settled.receipt.hash):
-        raise WrongAnswer("the receipt is not of this record")
-
-
-def _durable(pending: Pending, settled: Settled) -> None:
-    """Refuse what a permission may not rest on."""
-    _stands(pending, settled)
-    if settled.in_journal:
-        raise WrongAnswer("a permission rests on a commit, not on the journal")
 
 
 def _at(moment: datetime, seconds: int) -> datetime:

@@ -26,6 +26,7 @@ from services.metrics import Metrics
 from services.notifying import Notifying, read_notifications
 from services.policies import ActivePolicies
 from services.ports import BundleStale, Entry, RecordingFailed, SigningFailed, StoreUnreachable
+from services.postgres.break_glass import BreakGlassBook
 from services.postgres.bundles import PostgresBundles
 from services.postgres.changes import PostgresChanges
 from services.postgres.credentials import CredentialDirectory
@@ -73,6 +74,7 @@ class Service:
     settings: Settings
     policies: ActivePolicies
     orders: OrderBook
+    break_glass: BreakGlassBook
     bundles: PostgresBundles
     shadow: ShadowEvaluator
     shadows: PostgresShadows
@@ -364,11 +366,20 @@ async def _open_parts(
         in_journal=upkeep.in_journal,
         on_change=upkeep.on_orders,
     )
+    break_glass = BreakGlassBook(
+        pool,
+        settings.data_dir / f"break-glass-{settings.instance}.json",
+        instance=settings.instance,
+        clock=clock,
+        in_journal=upkeep.in_journal,
+        on_overdue=metrics.reviews_overdue.set,
+    )
     shadow = ShadowEvaluator(PolicyEvaluator(store=heartbeat, limits=limits), policies.candidate)
     authorizer = Authorizer(
         issuer=settings.issuer,
         policies=policies,
         orders=orders,
+        uses=break_glass,
         classifier=remote or CatalogueClassifier(),
         evaluator=shadow,
         activity=activity,
@@ -392,12 +403,14 @@ async def _open_parts(
         await signer_client.start()
         await credentials.start()
         await orders.start()
+        await break_glass.start()
         await census.start()
         policies.record_to(lane)
         yield Service(
             settings=settings,
             policies=policies,
             orders=orders,
+            break_glass=break_glass,
             bundles=bundles,
             shadow=shadow,
             shadows=PostgresShadows(pool),
@@ -445,6 +458,7 @@ def background(service: Service) -> Sequence[Coroutine[None, None, None]]:
         service.heartbeat.run(),
         service.policies.run(),
         service.orders.run(),
+        service.break_glass.run(),
         service.shadow.run(service.shadows, instance=service.settings.instance),
         service.credentials.run(),
         service.census.run(),

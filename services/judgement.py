@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from holdfast.intent import Intent
     from holdfast.strict_json import JSON
 
+    from services.decision.break_glass import Use
     from services.decision.orders import Orders
     from services.decision.policy import Classified, Policy
     from services.decision.risk import Risk
@@ -67,7 +68,8 @@ class WaitingIntent:
 class Judgement:
     """What steps 1 to 3 found, before anything is recorded.
 
-    `mode` says by which way an allow was reached; `break_glass` names the activation of that mode.
+    `mode` says by which way an allow was reached. One that was opened in advance stands `instead` of a verdict that
+    could not be reached; `break_glass` is the use of an activation, in that mode.
     """
 
     verdict: Verdict
@@ -77,12 +79,16 @@ class Judgement:
     classified: Classified | None = None
     risk: Risk | None = None
     mode: Mode = Mode.NORMAL
-    break_glass: str | None = None
+    instead: Unavailable | None = None
+    break_glass: Use | None = None
 
     @property
     def may_rest_on_journal(self) -> bool:
-        """Whether a token may leave on the journal's fsync: break-glass alone works while PostgreSQL is away."""
-        return self.mode is Mode.BREAK_GLASS and self.break_glass is not None
+        """Whether a token may leave on the journal's fsync: break-glass alone works while PostgreSQL is away.
+
+        And only where its activation was taken in: nobody else can count its uses then.
+        """
+        return self.mode is Mode.BREAK_GLASS and self.break_glass is not None and self.break_glass.at_home
 
 
 _DECISIONS: Mapping[type, Decision] = {
@@ -161,6 +167,14 @@ def unclassified(intent: Intent, verdict: Verdict, *, at: datetime, policy: Poli
     return Judgement(verdict=verdict, act_hash=action_of(intent, intent.executor or "").digest(), at=at, policy=policy)
 
 
+def closed(judgement: Judgement, reason_code: ReasonCode, *, at: datetime) -> Judgement:
+    """Return the judgement of an allow that was not released, or whose opening was closed meanwhile."""
+    verdict = could_not(reason_code)
+    if judgement.instead is not None and reason_code is judgement.instead.reason_code:
+        verdict = judgement.instead
+    return replace(judgement, verdict=verdict, at=at, mode=Mode.NORMAL, instead=None, break_glass=None)
+
+
 def action_of(intent: Intent, executor: str) -> Action:
     """Return exactly what will be executed, with the executor that was resolved."""
     return Action(action=intent.action, resource=intent.resource, parameters=intent.parameters, executor=executor)
@@ -229,14 +243,23 @@ def log_members(
         }
     if jti is not None:
         members["jti"] = jti
-    if outcome.mode is not Mode.NORMAL:
-        members["elevated"] = True
-    if judgement.break_glass is not None:
-        members["break_glass"] = judgement.break_glass
+    members |= _way_around(judgement)
     if drained:
         members["drained"] = True
     if claimed:
         members["claimed"] = True
+    return members
+
+
+def _way_around(judgement: Judgement) -> dict[str, JSON]:
+    """Return what the log keeps of an opening: that it was one, instead of which cause, and by whose leave."""
+    if judgement.mode is Mode.NORMAL:
+        return {}
+    members: dict[str, JSON] = {"elevated": True}
+    if judgement.instead is not None and judgement.instead.cause is not None:
+        members["instead_of"] = judgement.instead.cause.value
+    if judgement.break_glass is not None:
+        members["break_glass"] = judgement.break_glass.activation
     return members
 
 
@@ -276,7 +299,7 @@ def token_claims(ask: Ask, judgement: Judgement, *, issuer: str, jti: str) -> Cl
         category=classified.category,
         risk=risk.score,
         mode=judgement.mode.value,
-        brk=judgement.break_glass,
+        brk=None if judgement.break_glass is None else judgement.break_glass.activation,
         pol=policy.digest,
         rcp="",
         obo=ask.intent.context.on_behalf_of,
@@ -347,6 +370,7 @@ def opening(
         queue=queue,
         over_jti=over_jti,
         supersedes=None if ask.supersedes is None else _superseded(ask.supersedes, judgement, outcome.receipt),
+        break_glass=judgement.break_glass,
     )
 
 

@@ -11,30 +11,61 @@ from typing import TYPE_CHECKING
 
 from holdfast.reasons import Mode
 
-from services.decision import fail_open
+from services.break_glass_notices import of_use
+from services.decision import break_glass, fail_open
 from services.decision.verdict import Allow, Unavailable
+from services.notices.notice import ID_PREFIX
 from services.ports import StoreUnreachable
 
 if TYPE_CHECKING:
     from services.decision.policy import Request
     from services.judgement import Judgement
-    from services.ports import Clock, StandingOrders
+    from services.notices.notice import Notice
+    from services.ports import BreakGlassUses, Clock, Ids, StandingOrders
 
 
 class Openings:
-    """Looks for an opening. One process's; its caps are counted here."""
+    """Looks for an opening. One process's; the caps of fail-open are counted here."""
 
-    def __init__(self, orders: StandingOrders, clock: Clock) -> None:
+    def __init__(self, orders: StandingOrders, uses: BreakGlassUses, clock: Clock) -> None:
         self._orders = orders
+        self._uses = uses
         self._clock = clock
         self._fail_open = fail_open.Cap()
 
-    def judge(self, judgement: Judgement, request: Request) -> Judgement:
+    async def judge(self, judgement: Judgement, request: Request, *, idempotency_key: str | None) -> Judgement:
         """Return the judgement as it is, or an allow in its own mode for one that could not be made."""
         verdict = judgement.verdict
         if not isinstance(verdict, Unavailable) or judgement.policy.admit(request) is not None:
             return judgement
-        return self._failed_open(judgement, verdict, request) or judgement
+        return (
+            self._failed_open(judgement, verdict, request)
+            or await self._broke_glass(judgement, verdict, request, idempotency_key)
+            or judgement
+        )
+
+    async def closed_again(self, intent_id: str, judgement: Judgement) -> None:
+        """Take back what an opening counted for a token that never leaves."""
+        if judgement.break_glass is not None:
+            await self._uses.give_back(intent_id)
+
+    @staticmethod
+    def told(intent_id: str, agent: str, judgement: Judgement, ids: Ids) -> tuple[Notice, ...]:
+        """Return what people are told of a token that an opening lets out."""
+        use = judgement.break_glass
+        if use is None:
+            return ()
+        return (
+            of_use(
+                notice_id=ids.new(ID_PREFIX),
+                at=judgement.at,
+                activation=use.activation,
+                review=use.review_id,
+                intent_id=intent_id,
+                agent=agent,
+                category=use.category,
+            ),
+        )
 
     def _failed_open(self, judgement: Judgement, verdict: Unavailable, request: Request) -> Judgement | None:
         try:
@@ -49,4 +80,19 @@ class Openings:
         determining, most = opened
         if not self._fail_open.take(request.classified.impact, most=most, now=self._clock.monotonic()):
             return None
-        return replace(judgement, verdict=Allow(determining=(determining,)), mode=Mode.FAIL_OPEN)
+        return replace(judgement, verdict=Allow(determining=(determining,)), mode=Mode.FAIL_OPEN, instead=verdict)
+
+    async def _broke_glass(
+        self, judgement: Judgement, verdict: Unavailable, request: Request, idempotency_key: str | None
+    ) -> Judgement | None:
+        # An old picture will do: people who saw the outage stand behind it. None at all will not, for it has no halts.
+        if not self._orders.are_known():
+            return None
+        for activation, terms in break_glass.covering(
+            judgement.policy, self._orders.current(), request, cause=verdict.cause, now=judgement.at
+        ):
+            use = await self._uses.take(activation, terms, request, idempotency_key=idempotency_key)
+            if use is not None:
+                allow = Allow(determining=(f"break_glass:{activation.scope}",))
+                return replace(judgement, verdict=allow, mode=Mode.BREAK_GLASS, instead=verdict, break_glass=use)
+        return None

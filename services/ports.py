@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
+from services.decision.review import ReviewEffect
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from datetime import datetime
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
     from holdfast.strict_json import JSON
     from holdfast.token import Claims, VerifyKey
 
+    from services.decision.break_glass import Terms, Use
     from services.decision.manifest import RateLimit
     from services.decision.orders import Order, Orders
     from services.decision.policy import Classified, Policy, Request
@@ -82,6 +85,9 @@ class OpenIntent:
     wait while the agent's same action waits already. With `supersedes` another intent ends with it, and it is refused
     if that one moved on. With `over_jti` it replaces the same intent's granted row that carries that token, which was
     never released.
+
+    With `break_glass` the use is stored beside it, and refused like the intent unless its activation is in force then
+    and below its cap. What comes from a journal is stored in any case: its token has left.
     """
 
     intent_id: str
@@ -100,6 +106,7 @@ class OpenIntent:
     queue: QueueRow | None = None
     over_jti: str | None = None
     supersedes: Superseded | None = None
+    break_glass: Use | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -263,6 +270,7 @@ Effect: TypeAlias = (
     | ConfirmOrder
     | EndOrder
     | PutNotice
+    | ReviewEffect
 )
 
 
@@ -437,6 +445,23 @@ class OrderLedger(StandingOrders, Protocol):
 
         Until it is `recorded` it counts whatever the store says; who notes it so must note it again.
         """
+        ...
+
+
+class BreakGlassUses(Protocol):
+    """Counts the uses of activations. While the store is away, a use counts on its activation's home alone."""
+
+    async def take(
+        self, activation: Order, terms: Terms, request: Request, *, idempotency_key: str | None
+    ) -> Use | None:
+        """Count one use and return it; None at the cap, away from home in an outage, or for a key used before.
+
+        At home it survives this process when this returns, even while the store is away.
+        """
+        ...
+
+    async def give_back(self, intent_id: str) -> None:
+        """Count a use no more: its token was thrown away."""
         ...
 
 

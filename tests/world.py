@@ -21,8 +21,9 @@ from intent_queue.bounds import Bounds
 from services.activity import RecentActivity
 from services.authorizer import Authorizer, Boundaries
 from services.boundary import Boundary
+from services.decision.break_glass import Use
 from services.decision.bundle import read_bundle
-from services.decision.orders import Orders
+from services.decision.orders import Order, Orders
 from services.decision.policy import Policy
 from services.decision.verdict import Allow
 from services.evaluation import CatalogueClassifier, PolicyEvaluator
@@ -31,6 +32,7 @@ from services.ports import (
     BundleStale,
     Entry,
     Evaluated,
+    OpenIntent,
     RecordingFailed,
     Settled,
     SigningFailed,
@@ -40,6 +42,7 @@ from services.ports import (
 if TYPE_CHECKING:
     from holdfast.token import Claims
 
+    from services.decision.review import OpenReview
     from services.ports import Charge
 
 START = datetime(2026, 11, 20, 10, 0, tzinfo=UTC)  # a Friday, in working hours
@@ -165,6 +168,8 @@ class FakeRecorder:
     fault: Fault = Fault.NONE
     in_journal: bool = False
     refuse_effects: bool = False
+    refuse_uses: bool = False  # of break-glass, as a store does whose count is at the cap
+    yields: int = 0  # how often a commit lets others run before it is durable
     chained: list[FakePending] = field(default_factory=list)
     durable: list[FakePending] = field(default_factory=list)
 
@@ -192,6 +197,8 @@ class FakeRecorder:
 
     async def settle(self, pending: FakePending) -> Settled:
         receipt = pending.receipt
+        for _ in range(self.yields):
+            await asyncio.sleep(0)
         if self.fault is Fault.SLOW and not pending.entry.journal_may_release:
             await asyncio.Event().wait()
         if self.fault is Fault.WRONG:
@@ -201,7 +208,10 @@ class FakeRecorder:
         if self.fault is not Fault.SLOW or pending.entry.journal_may_release:
             self.durable.append(pending)
         self.clock.lag(self.fault)
-        applied = not (self.refuse_effects and pending.entry.effect is not None)
+        effect = pending.entry.effect
+        refused = self.refuse_effects and effect is not None
+        used = isinstance(effect, OpenIntent) and effect.break_glass is not None
+        applied = not (refused or (self.refuse_uses and used))
         return Settled(receipt=receipt, applied=applied, in_journal=self.in_journal)
 
     def entries(self, kind: str | None = None) -> list[Entry]:
@@ -306,6 +316,56 @@ class FakeOrders:
     def are_known(self) -> bool:
         return self.known
 
+    async def note(self, order: Order, *, recorded: bool) -> None:
+        others = [other for other in self.standing if other.order_id != order.order_id]
+        self.standing = Orders([*others, order])
+
+
+class FakeGlass:
+    """The ledger of break-glass in memory: one replica, `instance`, and a store that is away when told so."""
+
+    def __init__(self) -> None:
+        self.instance = "api"
+        self.away = False
+        self.known = True
+        self.activations: dict[str, Order] = {}
+        self.reviews: list[OpenReview] = []
+        self.taken: dict[str, str] = {}
+
+    def are_known(self) -> bool:
+        return self.known
+
+    def recent(self) -> list[Order]:
+        return list(self.activations.values())
+
+    def used(self, activation: str) -> int:
+        return list(self.taken.values()).count(activation)
+
+    def open_reviews(self) -> list[OpenReview]:
+        return self.reviews
+
+    async def note(self, activation: Order) -> None:
+        self.activations[activation.order_id] = activation
+
+    async def take(self, activation, terms, request, *, idempotency_key):
+        at_home = activation.document.get("home") == self.instance
+        if not self.known or (self.away and not at_home) or self.used(activation.order_id) >= terms.max_uses:
+            return None
+        self.taken[request.intent_id] = activation.order_id
+        return Use(
+            activation=activation.order_id,
+            review_id=f"rev_{request.intent_id}",
+            instance=self.instance,
+            category=request.classified.category,
+            environment=request.classified.environment,
+            max_uses=terms.max_uses,
+            review_due_at=request.now + timedelta(hours=terms.review_hours),
+            at_home=at_home,
+        )
+
+    async def give_back(self, intent_id: str) -> None:
+        self.taken.pop(intent_id, None)
+
 
 class BreakableClassifier(CatalogueClassifier):
     def __init__(self, clock: FakeClock) -> None:
@@ -377,6 +437,7 @@ class World:
         self.limits = FakeLimits()
         self.policies = BreakablePolicies(Policy.compile(read_bundle(bundle or BUNDLE)))
         self.orders = FakeOrders()
+        self.glass = FakeGlass()
         self.classifier = BreakableClassifier(self.clock)
         self.evaluator = BreakableEvaluator(store=self.store, limits=self.limits)
         self.evaluator.clock = self.clock
@@ -404,6 +465,7 @@ class World:
             issuer=ISSUER,
             policies=self.policies,
             orders=self.orders,
+            uses=self.glass,
             classifier=self.classifier,
             evaluator=self.evaluator,
             activity=RecentActivity() if activity is None else activity,

@@ -42,6 +42,10 @@ MODULES: Final[dict[str, dict[str, str]]] = {
         "agents": "make credentials for agents, suspend and resume them",
         "executors": "make credentials for executors",
     },
+    "console.cli.break_glass": {
+        "break-glass": "let through, for a while, what cannot be evaluated",
+        "reviews": "look at uses of break-glass, and close their reviews",
+    },
     "console.cli.provision": {"provision": "store the first credentials and write bootstrap.json"},
 }
 

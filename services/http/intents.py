@@ -90,6 +90,8 @@ class IntentEndpoints:
         self._metrics.decisions.labels(envelope["decision"], envelope["reason_code"], envelope["mode"]).inc()
         if envelope["mode"] == Mode.FAIL_OPEN and envelope["token"] is not None:
             self._metrics.fail_open.inc()
+        if envelope["mode"] == Mode.BREAK_GLASS and envelope["token"] is not None:
+            self._metrics.break_glass_uses.inc()
         if seconds is not None:
             self._metrics.decision_seconds.observe(seconds)
 

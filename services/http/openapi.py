@@ -49,6 +49,7 @@ def describe() -> dict[str, Any]:
             "/v1/operator/queue": {"get": _operation("List what waits", "operator", {"200": _json("QueuePage")})},
             **_policy_paths(),
             **_order_paths(),
+            **_break_glass_paths(),
             "/.well-known/jwks.json": {"get": _operation("The public keys", None, {"200": _json("JWKS")})},
             "/livez": {"get": _operation("Whether the process lives", None, {"200": _json("Live")})},
             "/readyz": {"get": _operation("Whether it may be sent traffic", None, {"200": _json("Ready")})},
@@ -134,6 +135,27 @@ def _order_paths() -> dict[str, Any]:
     }
 
 
+def _break_glass_paths() -> dict[str, Any]:
+    found: dict[str, Any] = {"200": _json("Document")}
+    path, reviews = "/v1/operator/break-glass", "/v1/operator/reviews"
+    one, named = f"{path}/{{activation_id}}", [_ACTIVATION_ID]
+    return {
+        path: {
+            "get": _operation("The activations of the last day", "operator", found),
+            "post": _operation("Activate break-glass", "operator", {"201": _json("Document")}, body="Activation"),
+        },
+        one: {"get": _operation("An activation and its uses", "operator", found, parameters=named)},
+        f"{one}/confirm": {
+            "post": _operation("Be the next person behind it", "operator", found, body="Nothing", parameters=named)
+        },
+        f"{one}/revoke": {"post": _operation("End it", "operator", found, body="Note", parameters=named)},
+        reviews: {"get": _operation("Reviews of uses", "operator", found, parameters=[_REVIEW_STATE])},
+        f"{reviews}/{{review_id}}/close": {
+            "post": _operation("Close a review", "operator", found, body="Review", parameters=[_REVIEW_ID])
+        },
+    }
+
+
 def _submit() -> dict[str, Any]:
     answers: dict[str, dict[str, Any]] = dict.fromkeys(("200", "202", "403", "429", "503"), _ENVELOPE)
     key = {"type": "string", "pattern": "^[\\x21-\\x7e]{1,255}$"}
@@ -184,6 +206,9 @@ _ANY_OBJECT: dict[str, Any] = {"type": "object"}
 _ID: dict[str, Any] = {"name": "intent_id", "in": "path", "required": True, "schema": _TEXT}
 _JTI: dict[str, Any] = {"name": "jti", "in": "path", "required": True, "schema": _TEXT}
 _NAME: dict[str, Any] = {"name": "name", "in": "path", "required": True, "schema": _TEXT}
+_ACTIVATION_ID: dict[str, Any] = {"name": "activation_id", "in": "path", "required": True, "schema": _TEXT}
+_REVIEW_ID: dict[str, Any] = {"name": "review_id", "in": "path", "required": True, "schema": _TEXT}
+_REVIEW_STATE: dict[str, Any] = {"name": "state", "in": "query", "schema": {"enum": ["open", "all"]}}
 _ORDER_ID: dict[str, Any] = {"name": "order_id", "in": "path", "required": True, "schema": _TEXT}
 _DIGEST: dict[str, Any] = {"name": "digest", "in": "path", "required": True, "schema": _TEXT}
 _WAIT: dict[str, Any] = {"name": "wait", "in": "query", "schema": {"type": "number", "minimum": 0, "maximum": 60}}
@@ -269,6 +294,15 @@ _SCHEMAS: dict[str, Any] = {
     "Activate": _object(["reason", "expect_active"], reason=_TEXT, expect_active=_or_null(_TEXT)),
     "Rollback": _object(["reason"], reason=_TEXT),
     "Shadow": _object(["digest"], digest=_TEXT),
+    "Activation": _object(
+        ["policy", "reason", "incident", "minutes"],
+        policy=_TEXT,
+        reason=_TEXT,
+        incident=_TEXT,
+        minutes={"type": "integer", "minimum": 1, "maximum": 1440},
+    ),
+    "Review": _object(["verdict", "note"], verdict=_closed(["justified", "unjustified"]), note=_TEXT),
+    "Nothing": _object([]),
     "Halt": _object(["scope", "reason"], scope=_HALT_SCOPE, subject=_or_null(_TEXT), reason=_TEXT),
     "Resume": _object(["scope", "note"], scope=_HALT_SCOPE, subject=_or_null(_TEXT), note=_TEXT),
     "Override": _object(

@@ -39,6 +39,7 @@ class Kind(StrEnum):
     BREAK_GLASS_REVIEW_DUE = "break_glass.review_due"
     BREAK_GLASS_REVIEW_OVERDUE = "break_glass.review_overdue"
     BREAK_GLASS_REVOKED = "break_glass.revoked"
+    BREAK_GLASS_FLAGGED = "break_glass.flagged"
     FAIL_OPEN_USED = "fail_open.used"
     OVERRIDE_SET = "override.set"
     OVERRIDE_EXPIRED = "override.expired"

@@ -193,7 +193,10 @@ def _application_name(identity: str) -> str:
 
 
 def _effects(batch: Batch) -> str | None:
-    """Return `{"open_intent": [{"i": 0, …}], …}`, put together from members that are JSON already."""
+    """Return `{"open_intent": [{"i": 0, …}], …}`, put together from members that are JSON already.
+
+    An effect that comes from a journal says `late`: whoever asked for it was answered then.
+    """
     by_op: dict[str, list[bytes]] = {}
     for index, row in enumerate(batch.rows):
         if row.effect is not None:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 
 import orjson
 
+from services.decision.review import CloseReview, ReconcileUse, RemindReview, SumUpActivation
 from services.ports import (
     ActivateBundle,
     ConfirmOrder,
@@ -33,6 +34,8 @@ from services.ports import (
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from services.decision.break_glass import Use
+    from services.decision.review import ReviewEffect
     from services.notices.notice import Notice
     from services.ports import Effect, QueueRow, Superseded
 
@@ -196,6 +199,44 @@ def encode(effect: Effect) -> EncodedEffect:  # noqa: C901, PLR0911, PLR0912 - o
             return _encoded("end_order", members)
         case PutNotice():
             return _encoded("put_notice", _notice(effect.notice, None))
+        case CloseReview() | RemindReview() | ReconcileUse() | SumUpActivation():
+            return _review(effect)
+
+
+def _review(effect: ReviewEffect) -> EncodedEffect:
+    match effect:
+        case CloseReview():
+            members: _Members = {
+                "review_id": _text(effect.review_id),
+                "closed_by": _text(effect.closed_by),
+                "closed_at": _time(effect.closed_at),
+                "verdict": effect.verdict.value,
+                "note": _text(effect.note),
+            }
+            return _encoded("close_review", members)
+        case RemindReview():
+            members = {
+                "review_id": _text(effect.review_id),
+                "reminded_at": _time(effect.reminded_at),
+                "expected": None if effect.expected is None else _time(effect.expected),
+            }
+            return _encoded("remind_review", members)
+        case ReconcileUse():
+            members = {
+                "review_id": _text(effect.review_id),
+                "reconciled_at": _time(effect.reconciled_at),
+                "would": dict(effect.would),
+                "flagged": effect.flagged,
+            }
+            return _encoded("reconcile_use", members)
+        case SumUpActivation():
+            members = {
+                "activation": _text(effect.activation),
+                "summed_at": _time(effect.summed_at),
+                "uses": _integer(effect.uses, _BIGINT),
+                "document": dict(effect.document),
+            }
+            return _encoded("sum_up_activation", members)
 
 
 def close_refusal(stream: str, seq: int) -> EncodedEffect:
@@ -204,7 +245,9 @@ def close_refusal(stream: str, seq: int) -> EncodedEffect:
 
 
 def _open_intent(effect: OpenIntent) -> _Members:
-    return {
+    # Absent where there is none: the database looks for the member before it does anything else.
+    use: _Members = {} if effect.break_glass is None else {"break_glass": _use(effect.break_glass)}
+    return use | {
         "intent_id": _text(effect.intent_id),
         "agent": _text(effect.agent),
         "idempotency_key": _optional_text(effect.idempotency_key),
@@ -236,6 +279,18 @@ def _superseded(effect: Superseded, decided_at: datetime) -> _Members:
             decided_at=decided_at,
         )
     )
+
+
+def _use(use: Use) -> _Members:
+    return {
+        "review_id": _text(use.review_id),
+        "activation": _text(use.activation),
+        "instance": _text(use.instance),
+        "category": _text(use.category),
+        "environment": _text(use.environment),
+        "max_uses": _integer(use.max_uses, _INT),
+        "due_at": _time(use.review_due_at),
+    }
 
 
 def _put_bundle(effect: PutBundle) -> _Members:

@@ -57,6 +57,13 @@ version: 1
 environment: production
 approvals: {{roles: {{finance: [alice, bob]}}}}
 queue: {{max_per_agent: {max_per_agent}}}
+break_glass:
+  - {{name: rescue, categories: [money.move], agents: [alpha], environments: [production], people: 2, max_minutes: 30,
+     max_uses: 3, review_hours: 24}}
+  - {{name: peek, categories: [note.read], agents: [alpha, beta], environments: [production], people: 1, max_minutes: 5,
+     max_uses: 100, review_hours: 24}}
+  - {{name: drill, categories: [note.write], agents: [gamma], environments: [production], people: 2, max_minutes: 5,
+     max_uses: 1, review_hours: 24}}
 """
 
 _AGENT = """
