@@ -15,6 +15,7 @@ from intent_queue import worker
 from intent_queue.drain import Drain
 from intent_queue.leader import Leader
 from intent_queue.pace import Pace
+from services.aftermath import Aftermath
 from services.compose import background, open_service
 from services.draining import AuthorizingDecider
 from services.notices.configuration import ConfigurationInvalid
@@ -24,6 +25,8 @@ from services.outbound.post import Poster, SystemResolver
 from services.outbound.signature import KeyMalformed
 from services.policies import NoPolicies
 from services.ports import Entry, RecordingFailed
+from services.postgres.decisions import PostgresDecisions
+from services.postgres.reviews import PostgresReviews
 from services.process import configure_logging, read_settings, refuse
 from services.settings import guard_of
 from services.webhooks import Webhooks
@@ -45,6 +48,8 @@ _log = logging.getLogger(__name__)
 #: The boundaries must have been closed this long before the drain starts: a recovered dependency is fragile.
 _CLOSED_FOR_S: Final = 5.0
 _JITTER_S: Final = 1.0
+#: The advisory lock of the one worker that follows up on break-glass.
+_AFTERMATH: Final = int.from_bytes(b"hf_glass")
 
 
 def main(args: argparse.Namespace) -> int:  # noqa: ARG001 - every command takes its arguments
@@ -74,6 +79,7 @@ async def _work(settings: Settings, webhook_keys: Sequence[Ed25519PrivateKey]) -
     async with (
         open_service(settings) as service,
         Leader(settings.database_url) as leader,
+        Leader(settings.database_url, key=_AFTERMATH) as aftermath_leader,
         asyncio.TaskGroup() as tasks,
     ):
         upkeep = (
@@ -85,6 +91,7 @@ async def _work(settings: Settings, webhook_keys: Sequence[Ed25519PrivateKey]) -
         running = [tasks.create_task(coroutine) for coroutine in upkeep]
         # Not all regions at once.
         quiet_s = _CLOSED_FOR_S + random.uniform(0, _JITTER_S)  # noqa: S311 - no secret
+        running.append(tasks.create_task(_aftermath(service).run(aftermath_leader)))
         drain = Drain(
             service.queue,
             AuthorizingDecider(service.authorizer),
@@ -129,6 +136,18 @@ def calling_back(service: Service, keys: Sequence[Ed25519PrivateKey]) -> Sequenc
         clock=service.clock,
     )
     return webhooks.run(), webhooks.publish()
+
+
+def _aftermath(service: Service) -> Aftermath:
+    return Aftermath(
+        reviews=PostgresReviews(service.pool),
+        decisions=PostgresDecisions(service.pool),
+        bundles=service.bundles,
+        policies=service.policies,
+        recorder=service.lane,
+        clock=service.clock,
+        ids=service.ids,
+    )
 
 
 def parking_recorded(
