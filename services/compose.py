@@ -316,19 +316,7 @@ async def _open_parts(
     # Deadlines are those of the bundle at the start; only the lease follows the active one.
     policy = policies.current()
     limits_ms = policy.settings.limits
-    sink = PostgresSink(settings.database_url)
-    journal = Journal(settings.data_dir / "journal" / settings.instance, max_bytes=settings.journal_max_bytes)
-    lane = Lane(
-        sink,
-        journal,
-        clock,
-        ids,
-        instance=settings.instance,
-        settings=LaneSettings(
-            hedge_s=settings.commit_hedge_ms / 1000,
-            commit_deadline_s=limits_ms.audit_ms / 1000,
-        ),
-    )
+    lane = _lane(settings, clock, ids, commit_deadline_s=limits_ms.audit_ms / 1000)
     signer_client = SignerClient(settings.signer_socket, total_timeout_s=limits_ms.signing_ms / 1000)
     signer = RemoteSigner(signer_client)
     upkeep = Upkeep(lane=lane, signer=signer, clock=clock)
@@ -469,6 +457,17 @@ def background(service: Service) -> Sequence[Coroutine[None, None, None]]:
         service.notices.run(),
         service.reporter.run(),
         service.snapshots.run(),
+    )
+
+
+def _lane(settings: Settings, clock: SystemClock, ids: SystemIds, *, commit_deadline_s: float) -> Lane:
+    return Lane(
+        PostgresSink(settings.database_url),
+        Journal(settings.data_dir / "journal" / settings.instance, max_bytes=settings.journal_max_bytes),
+        clock,
+        ids,
+        instance=settings.instance,
+        settings=LaneSettings(hedge_s=settings.commit_hedge_ms / 1000, commit_deadline_s=commit_deadline_s),
     )
 
 
