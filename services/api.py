@@ -32,6 +32,7 @@ from services.notices.configuration import ConfigurationInvalid
 from services.ordering import Ordering
 from services.outbound.post import SystemResolver
 from services.policies import NoPolicies
+from services.policy_keys import TrustedKeys
 from services.postgres.decisions import PostgresDecisions
 from services.postgres.reviews import PostgresReviews
 from services.process import configure_logging, read_settings, refuse
@@ -167,7 +168,12 @@ def build_app(service: Service, callbacks: Callbacks) -> ASGIApp:
                 callers=callers,
                 policies=service.policies,
                 bundles=service.bundles,
-                publisher=Publisher(bundles=service.bundles, recorder=service.lane, clock=service.clock),
+                publisher=Publisher(
+                    bundles=service.bundles,
+                    recorder=service.lane,
+                    clock=service.clock,
+                    keys=TrustedKeys(service.settings.policy_keys),
+                ),
                 shadows=service.shadows,
                 explainer=Explainer(PostgresDecisions(service.pool), service.bundles),
             ).routes(),

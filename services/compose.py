@@ -25,6 +25,7 @@ from services.limits import ValkeyLimits
 from services.metrics import Metrics
 from services.notifying import Notifying, read_notifications
 from services.policies import ActivePolicies
+from services.policy_keys import TrustedKeys
 from services.ports import BundleStale, Entry, RecordingFailed, SigningFailed, StoreUnreachable
 from services.postgres.break_glass import BreakGlassBook
 from services.postgres.bundles import PostgresBundles
@@ -292,6 +293,7 @@ async def open_service(settings: Settings) -> AsyncIterator[Service]:
         policies = ActivePolicies(
             bundles,
             clock=clock,
+            keys=TrustedKeys(settings.policy_keys),
             cache=settings.data_dir / f"policies-{settings.instance}.bundle",
             on_stale=lambda stale: metrics.policy_stale.set(int(stale)),
         )

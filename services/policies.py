@@ -15,6 +15,7 @@ from services.decision.bundle import read_bundle
 from services.decision.finding import BundleInvalid
 from services.decision.policy import Policy
 from services.policy_files import read_directory
+from services.policy_keys import NotTrusted
 from services.ports import BundleStale, Entry, RecordingFailed, StoreUnreachable
 from services.publishing import compile_files
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
     from holdfast.strict_json import JSON
 
+    from services.policy_keys import TrustedKeys
     from services.ports import Clock, Recorder
     from services.postgres.bundles import PostgresBundles, Standing
 
@@ -37,6 +39,10 @@ class NoPolicies(Exception):
 
 class _Refused(Exception):
     """The active bundle of the store may not be used here; the text says why."""
+
+
+class _NotVouchedFor(_Refused):
+    """No trusted key signed it. That can change: a signature may come, or a key."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,12 +65,14 @@ class ActivePolicies:
         bundles: PostgresBundles,
         *,
         clock: Clock,
+        keys: TrustedKeys,
         cache: Path,
         on_stale: Callable[[bool], None] = lambda _: None,
         interval_s: float = INTERVAL_S,
     ) -> None:
         self._bundles = bundles
         self._clock = clock
+        self._keys = keys
         self._cache = cache
         self._on_stale = on_stale
         self._interval_s = interval_s
@@ -72,6 +80,7 @@ class ActivePolicies:
         self._candidate: Candidate | None = None
         self._heard_at: float | None = None
         self._rejected: dict[str, str] = {}  # why, by digest; a digest is tried once
+        self._unvouched: str | None = None  # the digest that was reported last
         self._alarm: str | None = None
         self._recorder: Recorder | None = None
         self._bad_candidate: int | None = None
@@ -161,8 +170,12 @@ class ActivePolicies:
         else:
             try:
                 await self._take_over(standing.active)
+            except _NotVouchedFor as refused:
+                self._refuse(standing.active, str(refused), known=self._unvouched == standing.active)
+                self._unvouched = standing.active
             except _Refused as refused:
-                self._refuse(standing.active, str(refused))
+                self._refuse(standing.active, str(refused), known=standing.active in self._rejected)
+                self._rejected[standing.active] = str(refused)
             else:
                 self._alarm = None
         self._heard_at = asked_at
@@ -171,13 +184,22 @@ class ActivePolicies:
     async def _take_over(self, digest: str) -> None:
         if digest in self._rejected:
             raise _Refused(self._rejected[digest])
+        signatures = await self._bundles.signatures(digest)
+        await asyncio.to_thread(self._vouch, digest, signatures)
         archive = await self._archive(digest)
         policy = await asyncio.to_thread(_compile, archive, digest)
-        # INVARIANT: only what compiled whole, from bytes of this digest, is ever assigned here.
+        # INVARIANT: only what is vouched for and compiled whole, from bytes of this digest, is ever assigned here.
         self._policy = policy
+        self._unvouched = None
         _log.info("the policies are %s", digest)
-        await asyncio.to_thread(self._write_cache, digest, archive)
+        await asyncio.to_thread(self._write_cache, digest, signatures, archive)
         self._announce(policy)
+
+    def _vouch(self, digest: str, signatures: tuple[str, ...]) -> None:
+        try:
+            self._keys.vouch(digest, signatures)
+        except NotTrusted as error:
+            raise _NotVouchedFor(str(error)) from error
 
     async def _archive(self, digest: str) -> bytes:
         archive = await self._bundles.archive(digest)
@@ -185,10 +207,9 @@ class ActivePolicies:
             raise _Refused(f"the active bundle {digest} is not stored")
         return archive
 
-    def _refuse(self, digest: str, why: str) -> None:
+    def _refuse(self, digest: str, why: str, *, known: bool) -> None:
         self._alarm = why
-        if digest not in self._rejected:
-            self._rejected[digest] = why
+        if not known:
             kept = "nothing" if self._policy is None else self._policy.digest
             _log.error("the active bundle %s is refused here, and %s stays in use: %s", digest, kept, why)
             self._record("policy.rejected", {"bundle": digest, "why": why})
@@ -226,18 +247,20 @@ class ActivePolicies:
 
     def _read_cache(self) -> Policy | None:
         try:
-            digest, _, archive = self._cache.read_bytes().partition(b"\n")
-            return _compile(archive, digest.decode("ascii", "replace"))
+            head, _, archive = self._cache.read_bytes().partition(b"\n")
+            digest, *signatures = head.decode("ascii", "replace").split(" ")
+            self._vouch(digest, tuple(signatures))
+            return _compile(archive, digest)
         except (OSError, _Refused) as error:
             _log.warning("there is no usable copy of the policies: %s", error)
             return None
 
-    def _write_cache(self, digest: str, archive: bytes) -> None:
+    def _write_cache(self, digest: str, signatures: tuple[str, ...], archive: bytes) -> None:
         temporary: str | None = None
         try:
             descriptor, temporary = tempfile.mkstemp(dir=self._cache.parent, prefix=".policy-")
             with os.fdopen(descriptor, "wb") as file:
-                file.write(digest.encode("ascii") + b"\n" + archive)
+                file.write(" ".join((digest, *signatures)).encode("ascii") + b"\n" + archive)
                 file.flush()
                 os.fsync(file.fileno())
             Path(temporary).replace(self._cache)

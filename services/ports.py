@@ -175,12 +175,16 @@ class PutOperator:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PutBundle:
-    """Effect: store a policy bundle. `archive` is its packed files. Refused if the digest is stored."""
+    """Effect: store a policy bundle, or more signatures of a stored one. `archive` is its packed files.
+
+    Refused if all of it is stored.
+    """
 
     digest: str
     archive: bytes
     uploaded_at: datetime
     uploaded_by: str
+    signatures: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -25,6 +25,7 @@ from services.decision.bundle import read_bundle
 from services.decision.finding import BundleInvalid
 from services.decision.policy import Policy
 from services.policy_files import PolicyFilesUnreadable, read_directory
+from services.policy_keys import SignaturesMalformed, TrustedKeys, read_signature_file
 from services.ports import Entry, PutCredential, PutOperator, RecordingFailed, StoreUnreachable
 from services.postgres.bundles import PostgresBundles
 from services.postgres.pool import ReadPool
@@ -120,13 +121,13 @@ async def open_provisioner(database_url: str, data_dir: Path) -> AsyncIterator[P
 
 
 @contextlib.asynccontextmanager
-async def open_publisher(database_url: str, data_dir: Path) -> AsyncIterator[Publisher]:
+async def open_publisher(database_url: str, data_dir: Path, keys: TrustedKeys) -> AsyncIterator[Publisher]:
     """Lend a publisher with a stream of its own."""
     pool = ReadPool(database_url, size=2)
     await pool.start()
     try:
         async with open_lane(database_url, data_dir, name="policy") as lane:
-            yield Publisher(bundles=PostgresBundles(pool), recorder=lane, clock=SystemClock())
+            yield Publisher(bundles=PostgresBundles(pool), recorder=lane, clock=SystemClock(), keys=keys)
     finally:
         await pool.close()
 
@@ -151,7 +152,7 @@ async def open_lane(database_url: str, data_dir: Path, *, name: str) -> AsyncIte
         await lane.stop()
 
 
-async def ensure_policy(settings: Settings, bundle: Bundle) -> bool:
+async def ensure_policy(settings: Settings, bundle: Bundle, signatures: tuple[str, ...]) -> bool:
     """Make `bundle` the active one, and return whether it was not before. Raises: ProvisionFailed."""
     pool = ReadPool(settings.database_url, size=1)
     await pool.start()
@@ -159,8 +160,10 @@ async def ensure_policy(settings: Settings, bundle: Bundle) -> bool:
         active = (await PostgresBundles(pool).standing()).active
         if active == bundle.digest:
             return False
-        async with open_publisher(settings.database_url, settings.data_dir) as publisher:
-            await publisher.upload(bundle, by=_ACTOR)
+        async with open_publisher(
+            settings.database_url, settings.data_dir, TrustedKeys(settings.policy_keys)
+        ) as publisher:
+            await publisher.upload(bundle, by=_ACTOR, signatures=signatures)
             await publisher.activate(bundle.digest, by=_ACTOR, reason="applied at start", expect_active=active)
     except (StoreUnreachable, PublishingFailed) as error:
         raise ProvisionFailed(f"the policies could not be activated: {error}") from error
@@ -209,17 +212,18 @@ def main(args: argparse.Namespace) -> int:  # noqa: ARG001 - every command takes
         return refuse("HOLDFAST_POLICIES: names the directory of the policies, and is missing")
     try:
         bundle = read_bundle(read_directory(settings.policies))
+        signatures = read_signature_file(settings.policies)
         policy = Policy.compile(bundle)
-        asyncio.run(_provision(settings, bundle, policy))
+        asyncio.run(_provision(settings, bundle, signatures, policy))
     except BundleInvalid as error:
         return refuse_bundle(error)
-    except (PolicyFilesUnreadable, ProvisionFailed) as error:
+    except (PolicyFilesUnreadable, SignaturesMalformed, ProvisionFailed) as error:
         return refuse(str(error))
     return 0
 
 
-async def _provision(settings: Settings, bundle: Bundle, policy: Policy) -> None:
-    await ensure_policy(settings, bundle)
+async def _provision(settings: Settings, bundle: Bundle, signatures: tuple[str, ...], policy: Policy) -> None:
+    await ensure_policy(settings, bundle, signatures)
     await ensure_bootstrap(settings, policy.agents, frozenset(policy.executors))
 
 

@@ -4,6 +4,7 @@ PublishingFailed
 ├── UnknownBundle       no bundle of that digest is stored
 ├── StaleActivation     another bundle is active than the caller believes
 ├── NothingToRollBack   the history holds no earlier bundle
+├── NotVouchedFor       keys are configured, and none of them signed the bundle
 └── NotPublished        it could not be recorded, or the stored bytes are damaged
 
 What does not compile is BundleInvalid, and changes nothing.
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING
 from services.decision.archive import ArchiveDamaged, pack, unpack
 from services.decision.bundle import read_bundle
 from services.decision.policy import Policy
+from services.policy_keys import NotTrusted
 from services.ports import ActivateBundle, Entry, PutBundle, RecordingFailed, SetShadow
 
 if TYPE_CHECKING:
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from holdfast.strict_json import JSON
 
     from services.decision.bundle import Bundle
+    from services.policy_keys import TrustedKeys
     from services.ports import Clock, Effect, Recorder
     from services.postgres.bundles import Activation, PostgresBundles
 
@@ -46,6 +49,10 @@ class NothingToRollBack(PublishingFailed):
     """The history holds no earlier bundle."""
 
 
+class NotVouchedFor(PublishingFailed):
+    """Keys are configured, and none of them signed the bundle."""
+
+
 class NotPublished(PublishingFailed):
     """It could not be recorded, or the stored bytes are damaged."""
 
@@ -61,25 +68,37 @@ class Activated:
 class Publisher:
     """Writes through the recorder; reads what it checks from the store. Raises StoreUnreachable where it reads."""
 
-    def __init__(self, *, bundles: PostgresBundles, recorder: Recorder, clock: Clock) -> None:
+    def __init__(self, *, bundles: PostgresBundles, recorder: Recorder, clock: Clock, keys: TrustedKeys) -> None:
         self._bundles = bundles
+        self._keys = keys
         self._recorder = recorder
         self._clock = clock
 
-    async def upload(self, bundle: Bundle, *, by: str) -> bool:
-        """Store a bundle and return whether it is new here. Raises: NotPublished."""
-        if await self._bundles.archive(bundle.digest) is not None:
+    async def upload(self, bundle: Bundle, *, by: str, signatures: tuple[str, ...] = ()) -> bool:
+        """Store a bundle with its signatures, and return whether anything is new here.
+
+        Raises: NotVouchedFor, NotPublished.
+        """
+        stored = await self._bundles.signatures(bundle.digest)
+        vouched = await self._vouched(bundle.digest, (*stored, *signatures))
+        if set(signatures) <= set(stored) and await self._bundles.archive(bundle.digest) is not None:
             return False
         archive = await asyncio.to_thread(pack, bundle.files)
-        members: dict[str, JSON] = {"bundle": bundle.digest, "files": len(bundle.files), "by": by}
-        effect = PutBundle(digest=bundle.digest, archive=archive, uploaded_at=self._clock.now(), uploaded_by=by)
+        members: dict[str, JSON] = {"bundle": bundle.digest, "files": len(bundle.files), "by": by, **vouched}
+        effect = PutBundle(
+            digest=bundle.digest,
+            archive=archive,
+            uploaded_at=self._clock.now(),
+            uploaded_by=by,
+            signatures=signatures,
+        )
         # Refused means that another upload of the same content was first.
         return await self._record("policy.uploaded", members, effect)
 
     async def activate(self, digest: str, *, by: str, reason: str, expect_active: str | None) -> Activated:
         """Make a stored bundle the active one.
 
-        Raises: UnknownBundle, BundleInvalid, StaleActivation, NotPublished.
+        Raises: UnknownBundle, BundleInvalid, NotVouchedFor, StaleActivation, NotPublished.
         """
         policy = await self.compiled(digest)
         effect = ActivateBundle(
@@ -95,7 +114,7 @@ class Publisher:
     async def rollback(self, *, by: str, reason: str) -> Activated:
         """Activate again what was active before the last activation that stands.
 
-        Raises: NothingToRollBack, BundleInvalid, StaleActivation, NotPublished.
+        Raises: NothingToRollBack, BundleInvalid, NotVouchedFor, StaleActivation, NotPublished.
         """
         standing = standing_activations(await self._bundles.activations())
         earlier = [activation for activation in standing[:-1] if activation.digest != standing[-1].digest]
@@ -132,8 +151,19 @@ class Publisher:
         """Return a stored bundle, compiled. Raises: UnknownBundle, BundleInvalid, NotPublished if it is damaged."""
         return await compiled(self._bundles, digest)
 
+    async def _vouched(self, digest: str, signatures: tuple[str, ...]) -> dict[str, JSON]:
+        """Return what the record says of who vouches for a bundle. Raises: NotVouchedFor."""
+        try:
+            key_id = await asyncio.to_thread(self._keys.vouch, digest, signatures)
+        except NotTrusted as error:
+            raise NotVouchedFor(str(error)) from error
+        return {} if key_id is None else {"key_id": key_id}
+
     async def _activate(self, kind: str, effect: ActivateBundle) -> None:
+        # INVARIANT: what was vouched for once is asked again at every activation, also at one that goes back.
+        vouched = await self._vouched(effect.digest, await self._bundles.signatures(effect.digest))
         members: dict[str, JSON] = {"bundle": effect.digest, "by": effect.activated_by, "reason": effect.reason}
+        members.update(vouched)
         if effect.expect_active is not None:
             members["before"] = effect.expect_active
         if not await self._record(kind, members, effect):

@@ -21,6 +21,7 @@ class Settings(BaseSettings):
     broker_url: str = Field(min_length=1)
     signer_socket: Path
     policies: Path | None = None  # read by provision alone: the others follow the active bundle in the store
+    policy_keys: Path | None = None  # the publishers whose signature a bundle needs; None: it needs none
     data_dir: Path
     issuer: str = Field(min_length=1, pattern=r"^https?://[^\s]+[^/\s]$")
     instance: str = Field(min_length=1, pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")

@@ -13,6 +13,7 @@ from console.cli import (
     policy_import,
     policy_init,
     policy_shadow,
+    policy_sign,
     policy_simulate,
     policy_store,
 )
@@ -41,7 +42,7 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     policy_golden.register(commands)
     policy_import.add(commands)
     policy_init.add(commands)
-    for module in (policy_store, policy_diff, policy_simulate, policy_shadow):
+    for module in (policy_store, policy_diff, policy_simulate, policy_shadow, policy_sign):
         module.register(commands)
 
 

@@ -25,6 +25,7 @@ from services.decision.lint import lint
 from services.decision.policy import Policy
 from services.outcome import rfc3339
 from services.policy_files import PolicyFilesUnreadable, read_directory
+from services.policy_keys import read_signature_file
 from services.publishing import Activated
 
 if TYPE_CHECKING:
@@ -195,7 +196,8 @@ def _checked(arguments: argparse.Namespace) -> Bundle:
 
 async def _apply(arguments: argparse.Namespace, bundle: Bundle) -> _Done | None:
     async with open_store(arguments, writing=True) as store:
-        await store.writer().upload(bundle, by=actor())
+        signatures = read_signature_file(arguments.directory)
+        await store.writer().upload(bundle, by=actor(), signatures=signatures)
         return None if arguments.no_activate else await _activate(arguments, store, bundle.digest, None)
 
 

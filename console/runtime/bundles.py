@@ -23,6 +23,7 @@ from services.decision.bundle import read_bundle
 from services.decision.finding import BundleInvalid, Severity
 from services.decision.policy import Policy
 from services.policy_files import PolicyFilesUnreadable, read_directory
+from services.policy_keys import SignaturesMalformed, TrustedKeys
 from services.ports import StoreUnreachable
 from services.postgres.bundles import PostgresBundles
 from services.postgres.pool import ReadPool
@@ -85,7 +86,7 @@ def guarded(work: Coroutine[object, object, T]) -> T:
         return asyncio.run(work)
     except BundleInvalid as error:
         raise CommandFailed(_findings("", error)) from error
-    except (PublishingFailed, PolicyFilesUnreadable) as error:
+    except (PublishingFailed, PolicyFilesUnreadable, SignaturesMalformed) as error:
         raise CommandFailed(str(error)) from error
     except (StoreUnreachable, OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
         raise CommandFailed(f"the database cannot be used: {error}") from error
@@ -99,8 +100,13 @@ async def open_store(arguments: argparse.Namespace, *, writing: bool = False) ->
         pool = ReadPool(url, size=2)
         await pool.start()
         stack.push_async_callback(pool.close)
-        publisher = await stack.enter_async_context(open_publisher(url, data_root(arguments))) if writing else None
+        publisher = await stack.enter_async_context(_publisher(url, arguments)) if writing else None
         yield Store(url=url, pool=pool, bundles=PostgresBundles(pool), publisher=publisher)
+
+
+def _publisher(url: str, arguments: argparse.Namespace) -> contextlib.AbstractAsyncContextManager[Publisher]:
+    keys = os.environ.get("HOLDFAST_POLICY_KEYS")
+    return open_publisher(url, data_root(arguments), TrustedKeys(None if keys is None else Path(keys)))
 
 
 def data_root(arguments: argparse.Namespace) -> Path:

@@ -290,7 +290,11 @@ _SCHEMAS: dict[str, Any] = {
     "Recorded": {"type": "object", "required": ["recorded"]},
     "QueuePage": _object(["items", "next"], items={"type": "array", "items": _ANY_OBJECT}, next=_or_null(_TEXT)),
     "Document": _ANY_OBJECT,
-    "Upload": _object(["files"], files={"type": "object", "additionalProperties": _TEXT}),
+    "Upload": _object(
+        ["files"],
+        files={"type": "object", "additionalProperties": _TEXT},
+        signatures={"type": "array", "items": _TEXT},
+    ),
     "Activate": _object(["reason", "expect_active"], reason=_TEXT, expect_active=_or_null(_TEXT)),
     "Rollback": _object(["reason"], reason=_TEXT),
     "Shadow": _object(["digest"], digest=_TEXT),

@@ -16,10 +16,12 @@ from services.decision.finding import BundleInvalid
 from services.decision.policy import Policy
 from services.explaining import NoSuchDecision, NotDecided
 from services.http.wire import MAX_BODY_BYTES, Endpoint, json_response, line, members, path_id, read_json
+from services.policy_keys import SignaturesMalformed, read_signatures
 from services.ports import StoreUnreachable
 from services.postgres.decisions import DecisionDamaged
 from services.publishing import (
     NothingToRollBack,
+    NotVouchedFor,
     PublishingFailed,
     StaleActivation,
     UnknownBundle,
@@ -131,9 +133,10 @@ class PolicyEndpoints:
 
     async def _upload(self, request: Request) -> Response:
         by = await self._may_change(request)
-        files = _files(members(await read_json(request, max_bytes=MAX_UPLOAD_BYTES), {"files"}))
+        body = members(await read_json(request, max_bytes=MAX_UPLOAD_BYTES), {"files", "signatures"})
+        files, signatures = _files(body), _signatures(body)
         bundle = await asyncio.to_thread(_checked, files)
-        new = await self._publisher.upload(bundle, by=by)
+        new = await self._publisher.upload(bundle, by=by, signatures=signatures)
         return json_response(201 if new else 200, {"digest": bundle.digest, "new": new})
 
     async def _activate(self, request: Request) -> Response:
@@ -191,6 +194,8 @@ def _endpoint(handler: Callable[[Request], Awaitable[Response]]) -> Endpoint:
             return response
         except (UnknownBundle, NothingToRollBack, NoSuchDecision, NotDecided) as error:
             raise Problem(404, ReasonCode.NOT_FOUND, str(error)) from error
+        except NotVouchedFor as error:
+            raise Problem(403, ReasonCode.FORBIDDEN, str(error)) from error
         except StaleActivation as error:
             raise Problem(409, ReasonCode.SUPERSEDED, str(error)) from error
         except (PublishingFailed, StoreUnreachable, NotExplained, DecisionDamaged) as error:
@@ -221,6 +226,17 @@ def _files(body: dict[str, JSON]) -> dict[str, bytes]:
             raise _malformed(f"the file `{path[:100]}` is not text")
         found[path] = text.encode("utf-8", "surrogatepass")
     return found
+
+
+def _signatures(body: dict[str, JSON]) -> tuple[str, ...]:
+    given = body.get("signatures", [])
+    lines = [line for line in given if isinstance(line, str)] if isinstance(given, list) else []
+    if not isinstance(given, list) or len(lines) != len(given):
+        raise _malformed("`signatures` is a list of texts")
+    try:
+        return read_signatures("\n".join(lines))
+    except SignaturesMalformed as error:
+        raise _malformed(str(error)) from error
 
 
 def _reason(body: dict[str, JSON]) -> str:

@@ -20,6 +20,7 @@ SELECT (SELECT digest FROM policy_activations ORDER BY id DESC LIMIT 1) AS activ
   FROM (SELECT 1) AS one LEFT JOIN (SELECT id, digest FROM policy_shadow ORDER BY id DESC LIMIT 1) AS s ON true
 """
 _ARCHIVE: Final = "SELECT archive FROM policy_bundles WHERE digest = $1"
+_SIGNATURES: Final = "SELECT signature FROM policy_signatures WHERE digest = $1 ORDER BY stored_at, signature"
 _BUNDLES: Final = """
 SELECT b.digest, b.uploaded_at, b.uploaded_by, octet_length(b.archive) AS bytes,
        (SELECT max(a.activated_at) FROM policy_activations a WHERE a.digest = b.digest) AS activated_at
@@ -103,6 +104,11 @@ class PostgresBundles:
         async with self._pool.connection() as connection:
             found = await connection.fetchval(_ARCHIVE, digest)
         return None if found is None else bytes(found)
+
+    async def signatures(self, digest: str) -> tuple[str, ...]:
+        """Return the stored signatures of a bundle, unchecked."""
+        async with self._pool.connection() as connection:
+            return tuple(row["signature"] for row in await connection.fetch(_SIGNATURES, digest))
 
     async def bundles(self, *, limit: int = 100) -> list[BundleRow]:
         """Return the latest uploads, newest first."""

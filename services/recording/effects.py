@@ -301,6 +301,7 @@ def _put_bundle(effect: PutBundle) -> _Members:
         "archive": base64.b64encode(effect.archive).decode("ascii"),
         "uploaded_at": _time(effect.uploaded_at),
         "uploaded_by": _text(effect.uploaded_by),
+        "signatures": [_text(line) for line in effect.signatures],
     }
 
 

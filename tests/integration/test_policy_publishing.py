@@ -6,15 +6,18 @@ import asyncio
 
 import asyncpg
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from integration.recording_postgres import Postgres
 
 from services.decision.bundle import digest, read_bundle
 from services.decision.finding import BundleInvalid
 from services.policies import ActivePolicies
+from services.policy_keys import TrustedKeys, sign
 from services.postgres.bundles import PostgresBundles
 from services.postgres.pool import ReadPool
 from services.provision import open_publisher
-from services.publishing import NothingToRollBack, NotPublished, StaleActivation, UnknownBundle
+from services.publishing import NothingToRollBack, NotPublished, NotVouchedFor, StaleActivation, UnknownBundle
 from services.system import SystemClock
 
 pytestmark = pytest.mark.integration
@@ -46,7 +49,7 @@ async def url(server):
 
 @pytest.fixture
 async def publisher(url, tmp_path):
-    async with open_publisher(url, tmp_path) as found:
+    async with open_publisher(url, tmp_path, TrustedKeys(None)) as found:
         yield found
 
 
@@ -106,7 +109,7 @@ async def test_of_two_activations_at_once_exactly_one_wins(publisher, bundles, u
     await apply(publisher, bundles, A)
     await publisher.upload(read_bundle(B), by="test")
     await publisher.upload(read_bundle(C), by="test")
-    async with open_publisher(url, tmp_path / "other") as other:
+    async with open_publisher(url, tmp_path / "other", TrustedKeys(None)) as other:
         outcomes = await asyncio.gather(
             publisher.activate(digest(B), by="one", reason="race", expect_active=digest(A)),
             other.activate(digest(C), by="two", reason="race", expect_active=digest(A)),
@@ -138,7 +141,7 @@ async def test_a_bundle_that_is_not_stored_is_not_activated(publisher):
 
 async def test_damaged_bytes_are_never_activated_and_never_taken_over(publisher, bundles, url, tmp_path):
     await apply(publisher, bundles, A)
-    policies = ActivePolicies(bundles, clock=SystemClock(), cache=tmp_path / "copy")
+    policies = ActivePolicies(bundles, clock=SystemClock(), keys=TrustedKeys(None), cache=tmp_path / "copy")
     await policies.start()
     await publisher.upload(read_bundle(B), by="test")
     connection = await asyncpg.connect(url)
@@ -170,3 +173,47 @@ async def test_the_shadow_names_a_stored_bundle(publisher, bundles):
     assert (await bundles.standing()).candidate == digest(A)
     await publisher.shadow(None, by="test")
     assert (await bundles.standing()).candidate is None
+
+
+async def test_with_keys_nothing_is_published_that_none_of_them_signed(publisher, bundles, url, tmp_path):
+    """Upload, activation and the way back, each asked against the keys of that moment; the record names the key."""
+    await apply(publisher, bundles, A)
+    keys, ours, theirs = tmp_path / "keys.pem", Ed25519PrivateKey.generate(), Ed25519PrivateKey.generate()
+    keys.write_bytes(ours.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
+    async with open_publisher(url, tmp_path / "signed", TrustedKeys(keys)) as strict:
+        for signatures in ((), (sign(theirs, digest(B)),), (sign(ours, digest(C)),)):
+            with pytest.raises(NotVouchedFor):
+                await strict.upload(read_bundle(B), by="test", signatures=signatures)
+        assert await bundles.archive(digest(B)) is None
+
+        assert await strict.upload(read_bundle(B), by="test", signatures=(sign(ours, digest(B)),))
+        assert not await strict.upload(read_bundle(B), by="test", signatures=(sign(ours, digest(B)),))
+        await strict.activate(digest(B), by="test", reason="because", expect_active=digest(A))
+
+        with pytest.raises(NotVouchedFor):
+            await strict.rollback(by="test", reason="back to what nobody signed")
+        assert await strict.upload(read_bundle(A), by="test", signatures=(sign(ours, digest(A)),))
+        await strict.rollback(by="test", reason="signed meanwhile")
+
+        keys.unlink()
+        with pytest.raises(NotVouchedFor, match="cannot be used"):
+            await strict.activate(digest(B), by="test", reason="because", expect_active=digest(A))
+    assert (await bundles.standing()).active == digest(A)
+    assert await bundles.signatures(digest(B)) == (sign(ours, digest(B)),)
+    connection = await asyncpg.connect(url)
+    named = await connection.fetchval(
+        "SELECT count(*) FROM audit_records WHERE convert_from(body, 'UTF8')::jsonb->>'key_id' = $1",
+        sign(ours, digest(A)).partition(":")[0],
+    )
+    await connection.close()
+    assert named == 4
+
+
+async def test_an_unsigned_bundle_in_the_store_cannot_be_activated_once_there_are_keys(
+    publisher, bundles, url, tmp_path
+):
+    await apply(publisher, bundles, A)
+    await publisher.upload(read_bundle(B), by="test")
+    async with open_publisher(url, tmp_path / "signed", TrustedKeys(tmp_path / "nowhere.pem")) as strict:
+        with pytest.raises(NotVouchedFor):
+            await strict.activate(digest(B), by="test", reason="because", expect_active=digest(A))

@@ -14,8 +14,11 @@ from pathlib import Path
 
 import httpx2
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from integration.runtime_processes import PATIENCE_S, children_of
 from unit.policies.policy_bundles import LOOSER, RULES, files, write
+
+from services.policy_keys import sign
 
 pytestmark = pytest.mark.integration
 
@@ -202,6 +205,13 @@ def test_operators_publish_over_http_and_viewers_only_look(service):
     until(lambda: service.in_use() == digest)
     assert service.operator("POST", "/v1/operator/policy/rollback", json={"reason": "back"}).json()["active"] == active
     until(lambda: service.in_use() == active)
+
+    key = Ed25519PrivateKey.generate()
+    signed = service.operator("POST", "/v1/operator/policy", json={**upload, "signatures": [sign(key, digest)]})
+    assert (signed.status_code, signed.json()["new"]) == (201, True)
+    for malformed in ("x", [1], ["x"]):
+        refused = service.operator("POST", "/v1/operator/policy", json={**upload, "signatures": malformed})
+        assert refused.status_code == 400
 
     wrong = {"files": {"catalog.yaml": "version: 1\n"}}
     invalid = service.operator("POST", "/v1/operator/policy", json=wrong)

@@ -6,10 +6,13 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from services.decision.archive import ArchiveDamaged, pack, unpack
 from services.decision.bundle import digest
 from services.policies import ActivePolicies, NoPolicies
+from services.policy_keys import TrustedKeys, sign
 from services.ports import BundleStale, StoreUnreachable
 from services.postgres.bundles import Standing
 
@@ -46,6 +49,7 @@ class Bundles:
     candidate: str | None = None
     away: bool = False
     archives_read: int = 0
+    signed: dict[str, list[str]] = field(default_factory=dict)
 
     def put(self, files):
         self.stored[digest(files)] = pack(files)
@@ -55,6 +59,11 @@ class Bundles:
         if self.away:
             raise StoreUnreachable("away")
         return Standing(active=self.active, shadow=None if self.candidate is None else 1, candidate=self.candidate)
+
+    async def signatures(self, wanted):
+        if self.away:
+            raise StoreUnreachable("away")
+        return tuple(self.signed.get(wanted, ()))
 
     async def archive(self, wanted):
         if self.away:
@@ -88,7 +97,9 @@ async def scene(tmp_path):
     """Return a process that started on the good bundle."""
     bundles, clock, log, alarms = Bundles(), Clock(), Log(), []
     bundles.active = bundles.put(GOOD)
-    policies = ActivePolicies(bundles, clock=clock, cache=tmp_path / "copy", on_stale=alarms.append)
+    policies = ActivePolicies(
+        bundles, clock=clock, keys=TrustedKeys(None), cache=tmp_path / "copy", on_stale=alarms.append
+    )
     await policies.start()
     policies.record_to(log)
     return Scene(bundles, clock, policies, log, alarms)
@@ -183,7 +194,7 @@ async def test_an_emptied_store_confirms_nothing(scene):
 
 async def test_a_restart_in_an_outage_classifies_from_the_copy_and_decides_nothing(scene, tmp_path):
     scene.bundles.away = True
-    again = ActivePolicies(scene.bundles, clock=scene.clock, cache=tmp_path / "copy")
+    again = ActivePolicies(scene.bundles, clock=scene.clock, keys=TrustedKeys(None), cache=tmp_path / "copy")
 
     await again.start()
 
@@ -201,18 +212,18 @@ async def test_a_copy_that_was_tampered_with_is_not_used(scene, tmp_path):
     scene.bundles.away = True
 
     with pytest.raises(NoPolicies):
-        await ActivePolicies(scene.bundles, clock=scene.clock, cache=tmp_path / "copy").start()
+        await ActivePolicies(scene.bundles, clock=scene.clock, keys=TrustedKeys(None), cache=tmp_path / "copy").start()
     assert archive == pack(GOOD)
 
 
 async def test_without_an_activation_nothing_starts(tmp_path):
     with pytest.raises(NoPolicies, match="no policy was ever activated"):
-        await ActivePolicies(Bundles(), clock=Clock(), cache=tmp_path / "copy").start()
+        await ActivePolicies(Bundles(), clock=Clock(), keys=TrustedKeys(None), cache=tmp_path / "copy").start()
 
 
 async def test_without_a_store_and_without_a_copy_nothing_starts(tmp_path):
     with pytest.raises(NoPolicies):
-        await ActivePolicies(Bundles(away=True), clock=Clock(), cache=tmp_path / "copy").start()
+        await ActivePolicies(Bundles(away=True), clock=Clock(), keys=TrustedKeys(None), cache=tmp_path / "copy").start()
 
 
 async def test_a_bad_active_bundle_stops_a_start_that_has_no_copy(tmp_path):
@@ -220,7 +231,7 @@ async def test_a_bad_active_bundle_stops_a_start_that_has_no_copy(tmp_path):
     bundles.active = bundles.put(BAD)
 
     with pytest.raises(NoPolicies):
-        await ActivePolicies(bundles, clock=Clock(), cache=tmp_path / "copy").start()
+        await ActivePolicies(bundles, clock=Clock(), keys=TrustedKeys(None), cache=tmp_path / "copy").start()
 
 
 async def test_a_candidate_in_the_shadow_comes_and_goes_beside_the_active_bundle(scene):
@@ -243,3 +254,50 @@ def test_an_archive_gives_back_exactly_its_files():
 def test_an_archive_that_is_not_the_bundle_is_refused(archive):
     with pytest.raises(ArchiveDamaged):
         unpack(archive, digest(BETTER))
+
+
+async def test_a_bundle_that_no_trusted_key_signed_is_never_taken_over(tmp_path):
+    """Whoever can write to the store can activate; only a publisher can sign."""
+    key = Ed25519PrivateKey.generate()
+    trusted = write_keys(tmp_path / "keys.pem", key)
+    bundles = Bundles()
+    bundles.active = good = bundles.put(GOOD)
+    bundles.signed[good] = [sign(key, good)]
+    policies = ActivePolicies(bundles, clock=Clock(), keys=trusted, cache=tmp_path / "copy")
+    await policies.start()
+
+    bundles.active = better = bundles.put(BETTER)
+    bundles.signed[better] = [sign(Ed25519PrivateKey.generate(), better), sign(key, good)]
+    await policies.look()
+    assert policies.current().digest == good
+    assert "no trusted key" in policies.trouble()
+
+    bundles.signed[better].append(sign(key, better))
+    await policies.look()
+    assert (policies.current().digest, policies.trouble()) == (better, None)
+
+
+async def test_a_copy_is_used_only_while_its_signature_is_trusted(tmp_path):
+    key = Ed25519PrivateKey.generate()
+    bundles = Bundles()
+    bundles.active = good = bundles.put(GOOD)
+    bundles.signed[good] = [sign(key, good)]
+    trusted = write_keys(tmp_path / "keys.pem", key)
+    await ActivePolicies(bundles, clock=Clock(), keys=trusted, cache=tmp_path / "copy").start()
+    bundles.away = True
+
+    again = ActivePolicies(bundles, clock=Clock(), keys=trusted, cache=tmp_path / "copy")
+    await again.start()
+    assert again.current().digest == good
+
+    others = write_keys(tmp_path / "others.pem", Ed25519PrivateKey.generate())
+    for keys in (others, TrustedKeys(tmp_path / "nowhere.pem")):
+        with pytest.raises(NoPolicies):
+            await ActivePolicies(bundles, clock=Clock(), keys=keys, cache=tmp_path / "copy").start()
+
+
+def write_keys(path, *keys):
+    path.write_bytes(
+        b"".join(key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo) for key in keys)
+    )
+    return TrustedKeys(path)
