@@ -76,6 +76,8 @@ class Filters:
     lane: Lane | None = None
     agent: str | None = None
     reason_code: str | None = None
+    queued_before: datetime | None = None
+    queued_after: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -187,6 +187,8 @@ class QueueStore:
                 chosen.lane,
                 chosen.agent,
                 chosen.reason_code,
+                chosen.queued_before,
+                chosen.queued_after,
                 timeout=self._deadline_s,
             )
         items = [_queued(row) for row in rows[:limit]]

@@ -22,10 +22,10 @@ from services.http.callers import Callers
 from services.http.events import EventEndpoints
 from services.http.health import HealthEndpoints
 from services.http.intents import IntentEndpoints
-from services.http.operator import OperatorEndpoints
 from services.http.orders import OrderEndpoints
 from services.http.policy import PolicyEndpoints
 from services.http.protocol import ContractProtocol
+from services.http.queue import QueueEndpoints
 from services.http.tokens import TokenEndpoints
 from services.http.webhooks import WebhookEndpoints
 from services.notices.configuration import ConfigurationInvalid
@@ -40,6 +40,7 @@ from services.publishing import Publisher
 from services.reviewing import Reviewing
 from services.settings import guard_of
 from services.submissions import Submissions
+from services.tending import Tending
 from services.webhooks import Callbacks
 
 if TYPE_CHECKING:
@@ -154,6 +155,17 @@ def build_app(service: Service, callbacks: Callbacks) -> ASGIApp:
         clock=service.clock,
     )
     reviews = PostgresReviews(service.pool)
+    tending = Tending(
+        authorizer=service.authorizer,
+        queued=service.queued,
+        policies=service.policies,
+        activity=service.activity,
+        recorder=service.lane,
+        audit=service.boundaries.audit,
+        clock=service.clock,
+        ids=service.ids,
+        on_waiting=service.wakeups.want,
+    )
     return create_app(
         [
             *IntentEndpoints(
@@ -177,7 +189,7 @@ def build_app(service: Service, callbacks: Callbacks) -> ASGIApp:
                 shadows=service.shadows,
                 explainer=Explainer(PostgresDecisions(service.pool), service.bundles),
             ).routes(),
-            *OperatorEndpoints(callers=callers, queue=service.queue).routes(),
+            *QueueEndpoints(callers=callers, queue=service.queue, tending=tending).routes(),
             *OrderEndpoints(
                 callers=callers,
                 ordering=Ordering(

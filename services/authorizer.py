@@ -19,11 +19,13 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from holdfast.reasons import Decision, ReasonCode, Status
+from holdfast.reasons import Decision, Mode, ReasonCode, Status
 
+from services.approved import ApprovedEvaluator, ApprovedInOutage
 from services.boundary import BoundaryUnavailable, WrongAnswer
 from services.breaker import State
-from services.decision.policy import Classified, Request
+from services.decision.fail_open import DEPENDENCY_GONE
+from services.decision.policy import Request
 from services.decision.verdict import Allow, Deny, Hold, Unavailable
 from services.evidence import durable, is_a_classification, stands
 from services.judgement import (
@@ -51,6 +53,7 @@ from services.minting import Mint
 from services.openings import Openings
 from services.outcome import Outcome, Place
 from services.ports import Entry, MoveIntent, QueueRow, RecordingFailed
+from services.reviews import REVIEW_WITHIN, open_review
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -60,10 +63,10 @@ if TYPE_CHECKING:
 
     from services.boundary import Boundary
     from services.decision.orders import Orders
-    from services.decision.policy import Policy
-    from services.decision.verdict import Verdict
+    from services.decision.policy import Classified, Policy
     from services.ports import (
         Activity,
+        Approvals,
         BreakGlassUses,
         Classifier,
         Clock,
@@ -121,6 +124,7 @@ class Authorizer:
         uses: BreakGlassUses,
         classifier: Classifier,
         evaluator: Evaluator,
+        approvals: Approvals,
         activity: Activity,
         waiting: Waiting,
         recorder: Recorder,
@@ -132,7 +136,8 @@ class Authorizer:
         self._issuer = issuer
         self._policies = policies
         self._classifier = classifier
-        self._evaluator = evaluator
+        self._evaluator = ApprovedEvaluator(evaluator, approvals)
+        self._approved = ApprovedInOutage(approvals, orders)
         self._activity = activity
         self._waiting = waiting
         self._recorder = recorder
@@ -166,10 +171,15 @@ class Authorizer:
     async def reconsider(self, waiting: WaitingIntent) -> Outcome:
         """Evaluate a waiting intent again from the start, on the active bundle. A late allow is claimable, not minted.
 
-        Raises: MovedOn when the lease was lost. An outcome in NOT_DECIDED, or QUEUED, has changed nothing.
+        Raises: MovedOn when the lease was lost. An outcome in NOT_DECIDED, or QUEUED, has changed nothing, but for an
+        intent that was held: what is not decided now waits in line until it can be.
         """
-        judgement = await self._judge(waiting.ask, drained=True)
+        approved = bool(waiting.attended) and not waiting.held
+        judgement = await self._judge(waiting.ask, drained=True, charge=not waiting.held, approved=approved)
         verdict = judgement.verdict
+        if isinstance(verdict, Unavailable) and waiting.held and verdict.cause in DEPENDENCY_GONE:
+            outcome = outcome_of(waiting.ask, judgement, status=Status.QUEUED, place=waiting.place)
+            return await self._move(waiting, judgement, outcome, queue_state="waiting", claim_by=None)
         if isinstance(verdict, Unavailable) or may_ask_later(judgement, waiting.expires_at):
             return outcome_of(waiting.ask, judgement, status=Status.QUEUED)
         if isinstance(verdict, Allow):
@@ -179,7 +189,8 @@ class Authorizer:
             status, queue_state, claim_by = Status.DENIED, None, None
             if isinstance(verdict, Hold):
                 status, queue_state = Status.HELD, "held"
-        outcome = outcome_of(waiting.ask, judgement, status=status)
+        place = waiting.place if status is Status.HELD else None
+        outcome = outcome_of(waiting.ask, judgement, status=status, place=place)
         return await self._move(waiting, judgement, outcome, queue_state=queue_state, claim_by=claim_by)
 
     async def claim(self, waiting: WaitingIntent) -> Outcome:
@@ -187,7 +198,7 @@ class Authorizer:
 
         Raises: MovedOn when it was claimed or ended in between.
         """
-        judgement = await self._judge(waiting.ask, drained=True, charge=False)
+        judgement = await self._judge(waiting.ask, drained=True, charge=False, approved=True)
         if isinstance(judgement.verdict, Allow):
             return await self._grant(waiting.ask, judgement, claiming=waiting)
         if isinstance(judgement.verdict, Unavailable):
@@ -199,7 +210,7 @@ class Authorizer:
         )
 
     async def end(self, waiting: WaitingIntent, *, status: Status, reason_code: ReasonCode, detail: str) -> Outcome:
-        """Record that a waiting intent ends without a decision: expired, cancelled, superseded. Raises: MovedOn."""
+        """Record that a waiting intent ends without being evaluated: expired, cancelled, refused. Raises: MovedOn."""
         judgement = unclassified(
             waiting.ask.intent,
             Deny(reason_code=reason_code, detail=detail),
@@ -211,8 +222,11 @@ class Authorizer:
 
     # --- 1, 2, 3: judge -------------------------------------------------------------------------------------------
 
-    async def _judge(self, ask: Ask, *, drained: bool, charge: bool = True) -> Judgement:
-        """Classify, score and evaluate. Never raises for a boundary: what could not be decided is a verdict."""
+    async def _judge(self, ask: Ask, *, drained: bool, charge: bool = True, approved: bool = False) -> Judgement:
+        """Classify, score and evaluate. Never raises for a boundary: what could not be decided is a verdict.
+
+        With `approved` the approvals of operators may stand in for an evaluation that a dependency prevents.
+        """
         at = self._clock.now()  # read once: every rule of this decision sees the same time
         intent = ask.intent
         policy, orders = self._policies.current(), self._orders.current()
@@ -259,19 +273,22 @@ class Authorizer:
                 if classified.dispute is None
                 else policy.assess(intent, policy.undisputed(classified), agent=ask.agent, signals=signals, now=at),
             )
-            judgement = replace(judgement, verdict=await self._evaluate(policy, request, judgement, charge=charge))
+            evaluated = await self._evaluate(policy, request, judgement, charge=charge)
+            judgement = replace(judgement, verdict=evaluated.verdict, approvals=evaluated.approvals)
         except BoundaryUnavailable as error:
             _log.info("%s not decided: %s", ask.intent_id, error.detail)
             verdict = could_not(error.reason_code, error.cause)
             if judgement is None:
                 return unclassified(intent, verdict, at=at, policy=policy)
             judgement = replace(judgement, verdict=verdict)
-        # What waits can wait for the evaluation; what is asked now may have a way opened in advance.
-        if request is None or drained:
+        # What is asked now may have a way opened in advance; what waits can wait, unless people answer for it.
+        if request is None or (drained and not approved):
             return judgement
+        if drained:
+            return await self._approved.judge(judgement, request)
         return await self._openings.judge(judgement, request, idempotency_key=ask.idempotency_key)
 
-    async def _evaluate(self, policy: Policy, request: Request, judgement: Judgement, *, charge: bool) -> Verdict:
+    async def _evaluate(self, policy: Policy, request: Request, judgement: Judgement, *, charge: bool) -> Evaluated:
         """Return what the active policy says, in time and about this very action. Raises: BoundaryUnavailable."""
         act_hash = judgement.act_hash
 
@@ -286,7 +303,7 @@ class Authorizer:
             if not isinstance(evaluated.verdict, (Allow, Deny, Hold, Unavailable)):
                 raise WrongAnswer("the verdict is not one")
 
-        return (await self._boundaries.evaluation.call(evaluate, proves=is_about_this)).verdict
+        return await self._boundaries.evaluation.call(evaluate, proves=is_about_this)
 
     @staticmethod
     def _require_key(ask: Ask, judgement: Judgement) -> None:
@@ -324,6 +341,9 @@ class Authorizer:
         if (code := self._blocked(judgement)) is not None:
             return await self._not_released(ask, judgement, code, "a boundary is open", claiming)
         try:
+            if judgement.mode is Mode.OPERATOR:
+                # First: no token leaves whose review might be missing.
+                await self._record(_review(ask, judgement))
             pending = self._recorder.append(
                 Entry(
                     kind="decision",
@@ -334,7 +354,7 @@ class Authorizer:
                     notices=self._openings.told(ask.intent_id, ask.agent, judgement, self._ids),
                 )
             )
-        except RecordingFailed as error:
+        except (RecordingFailed, BoundaryUnavailable) as error:
             return await self._not_released(ask, judgement, ReasonCode.AUDIT_UNAVAILABLE, str(error), claiming)
         claims = replace(claims, rcp=str(pending.receipt))
         # 5. Sign, beside the commit.
@@ -516,7 +536,7 @@ class Authorizer:
         entry = Entry(
             kind="decision",
             at=judgement.at,
-            members=log_members(waiting.ask, judgement, outcome, drained=True),
+            members={**log_members(waiting.ask, judgement, outcome, drained=True), **waiting.attended},
             effect=effect,
             journal_may_release=may_rest_on_journal,
         )
@@ -579,6 +599,11 @@ class Authorizer:
 
 def _stopped(orders: Orders, ask: Ask, classified: Classified) -> Deny | None:
     return stopped_by(orders, ask.agent, category=classified.category, executor=classified.executor)
+
+
+def _review(ask: Ask, judgement: Judgement) -> Entry:
+    """Return the entry that opens the review of an intent which people permitted without an evaluation."""
+    return open_review("operator", ask.intent_id, at=judgement.at, due_at=judgement.at + REVIEW_WITHIN)
 
 
 def _at(moment: datetime, seconds: int) -> datetime:

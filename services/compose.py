@@ -35,6 +35,7 @@ from services.postgres.heartbeat import Heartbeat
 from services.postgres.intents import PostgresIntents
 from services.postgres.orders import OrderBook
 from services.postgres.pool import ReadPool
+from services.postgres.queued import PostgresQueued
 from services.postgres.reports import PostgresReports
 from services.postgres.shadows import PostgresShadows
 from services.postgres.sink import PostgresSink
@@ -92,6 +93,7 @@ class Service:
     hub: Hub
     deliveries: PostgresDeliveries
     webhook_keys: PostgresWebhookKeys
+    queued: PostgresQueued
     credentials: CredentialDirectory
     census: QueueCensus
     limits: ValkeyLimits
@@ -325,6 +327,8 @@ async def _open_parts(
     lane.on_mode_change = upkeep.on_lane_mode
     heartbeat = Heartbeat(pool, on_beat=upkeep.on_beat)
     queue = QueueStore(pool.pool)
+    intents = PostgresIntents(pool, queue)
+    queued = PostgresQueued(pool, intents)
     census = QueueCensus(queue, metrics)
     limits = ValkeyLimits(settings.broker_url)
     activity = SharedActivity(settings.broker_url, clock=clock, process=ids.new(f"{settings.instance}_"))
@@ -372,6 +376,7 @@ async def _open_parts(
         uses=break_glass,
         classifier=remote or CatalogueClassifier(),
         evaluator=shadow,
+        approvals=queued,
         activity=activity,
         waiting=census.bounds,
         recorder=lane,
@@ -412,11 +417,12 @@ async def _open_parts(
             lane=lane,
             signer=signer,
             queue=queue,
-            intents=PostgresIntents(pool, queue),
             changes=changes,
             hub=hub,
             deliveries=PostgresDeliveries(pool),
             webhook_keys=PostgresWebhookKeys(pool),
+            intents=intents,
+            queued=queued,
             credentials=credentials,
             census=census,
             limits=limits,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
@@ -56,12 +56,17 @@ class WaitingIntent:
     """A stored intent that waits, or that may be claimed.
 
     `epoch` is the worker's lease, None for a claim; `expires_at` is until when a drained one may go on waiting.
+    `held` says that it waits for people, so that its agent's limits have counted it; `place` is where it stands.
+    `attended` is what the record says of the operator who acts on it, empty where none does.
     """
 
     ask: Ask
     version: int
     epoch: int | None
     expires_at: datetime | None = None
+    held: bool = False
+    place: Place | None = None
+    attended: Mapping[str, JSON] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,7 +74,7 @@ class Judgement:
     """What steps 1 to 3 found, before anything is recorded.
 
     `mode` says by which way an allow was reached. One that was opened in advance stands `instead` of a verdict that
-    could not be reached; `break_glass` is the use of an activation, in that mode.
+    could not be reached; `break_glass` is the use of an activation, in that mode; `approvals` are those that it rests on.
     """
 
     verdict: Verdict
@@ -81,6 +86,7 @@ class Judgement:
     mode: Mode = Mode.NORMAL
     instead: Unavailable | None = None
     break_glass: Use | None = None
+    approvals: tuple[str, ...] = ()
 
     @property
     def may_rest_on_journal(self) -> bool:
@@ -117,6 +123,9 @@ UNDECIDED = Unavailable(
     detail=COULD_NOT[ReasonCode.EVALUATION_UNAVAILABLE],
 )
 
+
+#: A claim has room for so many ids. The record names them all.
+_APPROVALS_IN_TOKEN = 16
 
 NO_PROOF = Deny(
     reason_code=ReasonCode.ACTION_NOT_AVAILABLE,
@@ -244,6 +253,7 @@ def log_members(
     if jti is not None:
         members["jti"] = jti
     members |= _way_around(judgement)
+    members |= {"approvals": list(judgement.approvals)} if judgement.approvals else {}
     if drained:
         members["drained"] = True
     if claimed:
@@ -300,6 +310,7 @@ def token_claims(ask: Ask, judgement: Judgement, *, issuer: str, jti: str) -> Cl
         risk=risk.score,
         mode=judgement.mode.value,
         brk=None if judgement.break_glass is None else judgement.break_glass.activation,
+        apr=",".join(judgement.approvals[:_APPROVALS_IN_TOKEN]) or None,
         pol=policy.digest,
         rcp="",
         obo=ask.intent.context.on_behalf_of,

@@ -10,6 +10,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 from services.decision.review import ReviewEffect
+from services.queue_effects import ApproveIntent, ReorderIntent, RequeueIntent
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from holdfast.strict_json import JSON
     from holdfast.token import Claims, VerifyKey
 
+    from services.decision.approvals import Approval
     from services.decision.break_glass import Terms, Use
     from services.decision.manifest import RateLimit
     from services.decision.orders import Order, Orders
@@ -275,6 +277,9 @@ Effect: TypeAlias = (
     | EndOrder
     | PutNotice
     | ReviewEffect
+    | ApproveIntent
+    | ReorderIntent
+    | RequeueIntent
 )
 
 
@@ -348,11 +353,15 @@ class Notices(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evaluated:
-    """A verdict, with proof of what it is about: the digests of the action judged and of the bundle that judged."""
+    """A verdict, with proof of what it is about: the digests of the action judged and of the bundle that judged.
+
+    `approvals` are the ids of those that it rests on.
+    """
 
     verdict: Verdict
     act_hash: str
     bundle: str
+    approvals: tuple[str, ...] = ()
 
 
 class Evaluator(Protocol):
@@ -380,6 +389,14 @@ class Charge:
         """Refuse what would be counted as one with others."""
         if not self.intent_id:
             raise ValueError("a charge names its intent")
+
+
+class Approvals(Protocol):
+    """What people approved."""
+
+    async def given(self, intent_id: str) -> tuple[Approval, ...]:
+        """Return every approval of an intent, whether it counts or not. Raises: StoreUnreachable."""
+        ...
 
 
 class Limits(Protocol):

@@ -48,14 +48,23 @@ class Answer:
 
 
 class Problem(Exception):
-    """A refusal that is not the outcome of an intent; becomes `application/problem+json`."""
+    """A refusal that is not the outcome of an intent; becomes `application/problem+json`. `members` are added to it."""
 
-    def __init__(self, status: int, reason_code: ReasonCode, detail: str, *, retry_after_s: int | None = None) -> None:
+    def __init__(
+        self,
+        status: int,
+        reason_code: ReasonCode,
+        detail: str,
+        *,
+        retry_after_s: int | None = None,
+        members: Mapping[str, JSON] | None = None,
+    ) -> None:
         super().__init__(detail)
         self.status = status
         self.reason_code = reason_code
         self.detail = detail
         self.retry_after_s = retry_after_s
+        self.members = members or {}
 
 
 @dataclass(frozen=True, slots=True)

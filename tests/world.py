@@ -42,6 +42,7 @@ from services.ports import (
 if TYPE_CHECKING:
     from holdfast.token import Claims
 
+    from services.decision.approvals import Approval
     from services.decision.review import OpenReview
     from services.ports import Charge
 
@@ -367,6 +368,19 @@ class FakeGlass:
         self.taken.pop(intent_id, None)
 
 
+class FakeApprovals:
+    """What people approved, as a test writes it down."""
+
+    def __init__(self) -> None:
+        self.fault = Fault.NONE
+        self.stored: list[Approval] = []
+
+    async def given(self, intent_id: str) -> tuple[Approval, ...]:
+        if self.fault is not Fault.NONE:
+            raise StoreUnreachable("the approvals cannot be read")
+        return tuple(approval for approval in self.stored if approval.intent_id == intent_id)
+
+
 class BreakableClassifier(CatalogueClassifier):
     def __init__(self, clock: FakeClock) -> None:
         self.clock = clock
@@ -441,6 +455,7 @@ class World:
         self.classifier = BreakableClassifier(self.clock)
         self.evaluator = BreakableEvaluator(store=self.store, limits=self.limits)
         self.evaluator.clock = self.clock
+        self.approvals = FakeApprovals()
         self.waiting = NoRoomLeft()
         self.boundaries = Boundaries(
             intent=self._boundary("intent", ReasonCode.CLASSIFICATION_UNAVAILABLE, deadline_s),
@@ -468,6 +483,7 @@ class World:
             uses=self.glass,
             classifier=self.classifier,
             evaluator=self.evaluator,
+            approvals=self.approvals,
             activity=RecentActivity() if activity is None else activity,
             waiting=self.waiting,
             recorder=self.recorder,

@@ -1,4 +1,5 @@
--- $1-$3 after this lane, rank and id; $4 how many; $5-$8 state, lane, agent, reason, NULL for all.
+-- $1-$3 after this lane, rank and id; $4 how many; $5-$8 state, lane, agent, reason; $9, $10 queued before and
+-- after, NULL for all.
 -- Each half reads its own partial index; planned for its arguments each time (`plan_cache_mode`), so that an absent
 -- filter costs nothing and a narrow one finds its index.
 WITH line AS (
@@ -9,6 +10,8 @@ WITH line AS (
        AND ($6::smallint IS NULL OR q.lane = $6)
        AND ($7::text IS NULL OR q.agent = $7)
        AND ($8::text IS NULL OR q.reason_code = $8)
+       AND ($9::timestamptz IS NULL OR q.enqueued_at < $9)
+       AND ($10::timestamptz IS NULL OR q.enqueued_at > $10)
      ORDER BY q.lane, q.rank_at, q.intent_id
      LIMIT $4
 ), others AS (
@@ -19,6 +22,8 @@ WITH line AS (
        AND ($6::smallint IS NULL OR q.lane = $6)
        AND ($7::text IS NULL OR q.agent = $7)
        AND ($8::text IS NULL OR q.reason_code = $8)
+       AND ($9::timestamptz IS NULL OR q.enqueued_at < $9)
+       AND ($10::timestamptz IS NULL OR q.enqueued_at > $10)
      ORDER BY q.lane, q.rank_at, q.intent_id
      LIMIT $4
 )

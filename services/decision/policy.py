@@ -24,7 +24,7 @@ from services.decision.schedule import WEEKDAYS
 from services.decision.verdict import Allow, ApprovalNeeded, Deny, Hold, Unavailable
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
     from datetime import datetime
 
     from services.decision.bundle import Bundle
@@ -123,6 +123,7 @@ class Policy:
         self._resources: MostSpecific[ResourceFacts] = MostSpecific(bundle.resources)
         self._risk = Scale(bundle.settings.risk)
         self._roles = {role: frozenset(people) for role, people in bundle.settings.approvals.roles.items()}
+        self._holding = {rule.id: rule for rule in bundle.rules if rule.approval is not None}
         self._actions = {
             name: ActionScope(name, action, catalog.categories[action.category])
             for name, action in catalog.actions.items()
@@ -314,8 +315,7 @@ class Policy:
     def _is_lifted(self, rule: Rule, approvals: tuple[str, ...]) -> bool:
         if rule.approval is None:
             return False
-        people = self._roles.get(rule.approval.role, frozenset()) & frozenset(approvals)
-        return len(people) >= rule.approval.count
+        return len(self.approvers(rule.approval.role) & frozenset(approvals)) >= rule.approval.count
 
     def scene(self, request: Request) -> tuple[AgentScope, ActionScope, Question] | None:
         """Return what Cedar is asked about a request; None if the bundle does not know its agent or action."""
@@ -361,6 +361,21 @@ class Policy:
             },
             context=context,
         )
+
+    # --- who may approve --------------------------------------------------------------------------------------------
+
+    def holding(self, ids: Iterable[str]) -> tuple[Rule, ...]:
+        """Return the rules among `ids` that people may lift."""
+        return tuple(self._holding[name] for name in sorted(set(ids)) if name in self._holding)
+
+    def approvers(self, role: str) -> frozenset[str]:
+        """Return who has an approval role; nobody has an unknown one."""
+        return self._roles.get(role, frozenset())
+
+    def owner(self, agent: str) -> str | None:
+        """Return who owns an agent; None if its manifest does not say, or there is none."""
+        found = self._agents.get(agent)
+        return None if found is None else found.manifest.metadata.owner or None
 
     # --- around a decision ------------------------------------------------------------------------------------------
 

@@ -38,6 +38,11 @@ class Callers:
             raise Problem(403, ReasonCode.FORBIDDEN, f"this needs one of the roles {', '.join(sorted(roles))}")
         return principal.subject
 
+    async def operator(self, request: Request) -> tuple[str, Role | None]:
+        """Return an operator's name and role, for who decides later what the role may do. Raises: Problem 401, 503."""
+        principal = await self._principal(request, Kind.OPERATOR)
+        return principal.subject, principal.role
+
     async def _principal(self, request: Request, kind: Kind) -> Principal:
         headers = request.headers.getlist("authorization")
         scheme, _, secret = headers[0].partition(" ") if len(headers) == 1 else ("", "", "")

@@ -169,6 +169,7 @@ def problem_response(problem: Problem) -> Response:
         "status": problem.status,
         "detail": problem.detail,
         "reason_code": problem.reason_code.value,
+        **problem.members,
     }
     headers = {}
     if problem.retry_after_s is not None:

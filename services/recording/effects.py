@@ -30,10 +30,12 @@ from services.ports import (
     ReportOutcome,
     SetShadow,
 )
+from services.queue_effects import ApproveIntent, ReorderIntent, RequeueIntent
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from services.decision.approvals import Approval
     from services.decision.break_glass import Use
     from services.decision.review import ReviewEffect
     from services.notices.notice import Notice
@@ -53,6 +55,7 @@ _ROLE: Final = frozenset({"viewer", "operator", "approver", "admin"})
 MAX_TEXT_BYTES: Final = 1024
 #: What one commit carries without making the others on its lane wait.
 MAX_ARCHIVE_BYTES: Final = 8 << 20
+MAX_NOTE_CHARACTERS: Final = 2_000
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 #: An escaped NUL, which jsonb does not hold; a backslash that is itself escaped does not start one.
 _NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
@@ -201,6 +204,8 @@ def encode(effect: Effect) -> EncodedEffect:  # noqa: C901, PLR0911, PLR0912 - o
             return _encoded("put_notice", _notice(effect.notice, None))
         case CloseReview() | RemindReview() | ReconcileUse() | SumUpActivation():
             return _review(effect)
+        case ApproveIntent() | ReorderIntent() | RequeueIntent():
+            return _queue_effect(effect)
 
 
 def _review(effect: ReviewEffect) -> EncodedEffect:
@@ -290,6 +295,41 @@ def _use(use: Use) -> _Members:
         "environment": _text(use.environment),
         "max_uses": _integer(use.max_uses, _INT),
         "due_at": _time(use.review_due_at),
+    }
+
+
+def _queue_effect(effect: ApproveIntent | ReorderIntent | RequeueIntent) -> EncodedEffect:
+    version = _integer(effect.expect_version, _INT - 1)
+    match effect:
+        case ApproveIntent():
+            return _encoded("approve_intent", {**_approval(effect.approval), "expect_version": version})
+        case ReorderIntent():
+            members: _Members = {
+                "intent_id": _text(effect.intent_id),
+                "expect_version": version,
+                "lane": _integer(effect.lane, _LANES),
+                "lane_name": _text(effect.lane_name),
+                "rank_at": _time(effect.rank_at),
+                "at": _time(effect.at),
+            }
+            return _encoded("reorder_intent", members)
+        case RequeueIntent():
+            members = {"intent_id": _text(effect.intent_id), "expect_version": version, "at": _time(effect.at)}
+            return _encoded("requeue_intent", members)
+
+
+def _approval(approval: Approval) -> _Members:
+    if approval.note is not None and len(approval.note) > MAX_NOTE_CHARACTERS:
+        raise EffectMalformed(f"a note is longer than {MAX_NOTE_CHARACTERS} characters")
+    return {
+        "approval_id": _text(approval.approval_id),
+        "intent_id": _text(approval.intent_id),
+        "act_hash": _text(approval.act_hash),
+        "bundle": _bundle(approval.bundle),
+        "approved_by": _text(approval.approved_by),
+        "roles": [_text(role) for role in approval.roles],
+        "approved_at": _time(approval.approved_at),
+        "note": approval.note,
     }
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from enum import Enum, auto
 
 import orjson
+from fakes import queued
 from holdfast.audit.record import GENESIS, Receipt, leaf_hash
 
 from services.recording.sink import Fork, Refusal, Rejected, SinkFailed
@@ -39,6 +40,7 @@ class Tables:
     credentials: dict[str, dict] = field(default_factory=dict)
     operators: dict[str, dict] = field(default_factory=dict)
     notices: dict[str, dict] = field(default_factory=dict)
+    approvals: dict[str, dict] = field(default_factory=dict)
 
 
 class MemoryDatabase:
@@ -363,6 +365,9 @@ _APPLY = {
     "put_credential": _put("credentials", "key_hash"),
     "put_operator": _put("operators", "username"),
     "put_notice": _put("notices", "notice_id"),
+    "approve_intent": queued.approve,
+    "reorder_intent": queued.reorder,
+    "requeue_intent": queued.requeue,
     "close_refusal": _close_refusal,
     "refuse": lambda tables, e: False,
 }

@@ -16,7 +16,7 @@ from intent_queue.store import QueueUnavailable
 from services.credentials import Kind, Principal, key_hash, new_secret
 from services.http.app import create_app
 from services.http.callers import Callers
-from services.http.operator import OperatorEndpoints
+from services.http.queue import QueueEndpoints
 from services.http.wire import Endpoint, json_response, path_id, query, read_json
 from services.ports import StoreUnreachable
 from services.submissions import Problem
@@ -52,6 +52,11 @@ class FakeQueue:
         return Page(items=(), after=None)
 
 
+class NothingWaits:
+    async def glance(self, intent_ids):
+        return {}
+
+
 class Edge:
     """An application with one route of each kind."""
 
@@ -82,7 +87,7 @@ class Edge:
                 Route("/things/{name}", Endpoint(refuse), methods=["DELETE"]),
                 Route("/who", Endpoint(who), methods=["GET"]),
                 Route("/fault", Endpoint(fault), methods=["GET"]),
-                *OperatorEndpoints(callers=callers, queue=self.queue).routes(),
+                *QueueEndpoints(callers=callers, queue=self.queue, tending=NothingWaits()).routes(),
             ]
         )
 
