@@ -442,7 +442,9 @@ class NoRoomLeft:
 class World:
     """Break one thing, then ask."""
 
-    def __init__(self, *, deadline_s: float = 0.02, bundle: dict[str, bytes] | None = None, activity=None) -> None:
+    def __init__(
+        self, *, deadline_s: float = 0.02, bundle: dict[str, bytes] | None = None, activity=None, approvals=None
+    ) -> None:
         self.clock = FakeClock()
         self.ids = FakeIds()
         self.recorder = FakeRecorder(clock=self.clock)
@@ -455,7 +457,7 @@ class World:
         self.classifier = BreakableClassifier(self.clock)
         self.evaluator = BreakableEvaluator(store=self.store, limits=self.limits)
         self.evaluator.clock = self.clock
-        self.approvals = FakeApprovals()
+        self.approvals = FakeApprovals() if approvals is None else approvals
         self.waiting = NoRoomLeft()
         self.boundaries = Boundaries(
             intent=self._boundary("intent", ReasonCode.CLASSIFICATION_UNAVAILABLE, deadline_s),

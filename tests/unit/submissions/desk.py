@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fakes.changes import NoChanges
+from fakes.queued import MemoryQueued
 from fakes.recording_world import Recorder
 from fakes.stores import MemoryIntents
 from world import ISSUER, World
@@ -10,6 +11,7 @@ from world import ISSUER, World
 from services.consumption import Consumption
 from services.hub import Hub
 from services.submissions import Submissions, waiting_intent
+from services.tending import Tending
 
 
 class Desk:
@@ -17,9 +19,10 @@ class Desk:
 
     def __init__(self) -> None:
         self.recording = Recorder()
-        self.world = World(deadline_s=1.0)
-        self.world.waiting.remembers = True
         self.store = MemoryIntents(self.recording.database)
+        self.queued = MemoryQueued(self.store)
+        self.world = World(deadline_s=1.0, approvals=self.queued)
+        self.world.waiting.remembers = True
         self.parked = 0
         self.lane = None
 
@@ -46,6 +49,17 @@ class Desk:
             orders=world.orders,
             audit=world.boundaries.audit,
             clock=world.clock,
+        )
+        self.tending = Tending(
+            authorizer=world.authorizer,
+            queued=self.queued,
+            policies=world.policies,
+            activity=world.authorizer._activity,
+            recorder=self.lane,
+            audit=world.boundaries.audit,
+            clock=world.clock,
+            ids=world.ids,
+            on_waiting=self._count,
         )
         return self
 
