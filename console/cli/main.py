@@ -37,6 +37,7 @@ MODULES: Final[dict[str, dict[str, str]]] = {
         "overrides": "let reads pass while they cannot be evaluated",
         "boundaries": "look at the boundaries, hold one open, probe one",
     },
+    "console.cli.queue": {"queue": "look at what waits, and decide it"},
     "console.cli.credentials": {
         "operators": "make credentials for operators",
         "agents": "make credentials for agents, suspend and resume them",

@@ -46,7 +46,7 @@ def describe() -> dict[str, Any]:
                     parameters=[_JTI],
                 )
             },
-            "/v1/operator/queue": {"get": _operation("List what waits", "operator", {"200": _json("QueuePage")})},
+            **_queue_paths(),
             **_policy_paths(),
             **_order_paths(),
             **_break_glass_paths(),
@@ -70,6 +70,31 @@ def _event_paths() -> dict[str, Any]:
         "/.well-known/webhook-keys.json": {
             "get": _operation("The public keys of webhooks", None, {"200": _json("WebhookKeys")})
         },
+    }
+
+
+def _queue_paths() -> dict[str, Any]:
+    queue = "/v1/operator/queue"
+    one: dict[str, Any] = {"200": _json("Document")}
+
+    def change(summary: str, body: str) -> dict[str, Any]:
+        return {"post": _operation(summary, "operator", one, body=body, parameters=[_ID])}
+
+    listed = _operation("List what waits", "operator", {"200": _json("QueuePage")}, parameters=_QUEUE_FILTERS)
+    bulk = _operation(
+        "Change up to 500 intents, each by itself", "operator", {"200": _json("BulkResults")}, body="Bulk"
+    )
+    return {
+        queue: {"get": listed},
+        f"{queue}/bulk": {"post": bulk},
+        f"{queue}/{{intent_id}}": {
+            "get": _operation("All of a waiting intent", "operator", one, parameters=[_ID]),
+        },
+        f"{queue}/{{intent_id}}/approve": change("Approve an intent, and judge it again", "Approve"),
+        f"{queue}/{{intent_id}}/deny": change("End an intent with a no", "Deny"),
+        f"{queue}/{{intent_id}}/cancel": change("End an intent that nobody needs", "Change"),
+        f"{queue}/{{intent_id}}/reprioritize": change("Move an intent to a lane", "Reprioritize"),
+        f"{queue}/{{intent_id}}/retry": change("Try a parked intent again, judge a held one again", "Change"),
     }
 
 
@@ -216,6 +241,24 @@ _WAIT: dict[str, Any] = {"name": "wait", "in": "query", "schema": {"type": "numb
 _LAST_EVENT_ID: dict[str, Any] = {"name": "Last-Event-ID", "in": "header", "required": False, "schema": _TEXT}
 
 
+_VERSION: dict[str, Any] = {"type": "integer", "minimum": 1}
+_LINE: dict[str, Any] = {"type": "string", "minLength": 1, "maxLength": 2000}
+_LANE: dict[str, Any] = {"enum": ["safety", "critical", "normal", "bulk"]}
+_QUEUE_FILTERS: list[dict[str, Any]] = [
+    {"name": name, "in": "query", "schema": schema}
+    for name, schema in (
+        ("state", {"enum": ["waiting", "leased", "held", "parked", "claimable"]}),
+        ("lane", _LANE),
+        ("agent", _TEXT),
+        ("reason_code", _TEXT),
+        ("queued_before", _TIME),
+        ("queued_after", _TIME),
+        ("limit", {"type": "integer", "minimum": 1, "maximum": 500}),
+        ("after", _TEXT),
+    )
+]
+
+
 def _closed(values: list[str], *, nullable: bool = False) -> dict[str, Any]:
     return {"enum": [*values, None]} if nullable else {"enum": values}
 
@@ -235,6 +278,7 @@ _SCHEMAS: dict[str, Any] = {
         status=_INTEGER,
         detail=_TEXT,
         reason_code=_closed(list(ReasonCode)),
+        version=_VERSION,
     ),
     "Intent": _object(
         ["action", "resource"],
@@ -289,6 +333,31 @@ _SCHEMAS: dict[str, Any] = {
     ),
     "Recorded": {"type": "object", "required": ["recorded"]},
     "QueuePage": _object(["items", "next"], items={"type": "array", "items": _ANY_OBJECT}, next=_or_null(_TEXT)),
+    "Approve": _object(
+        ["version", "act_hash", "bundle"], version=_VERSION, act_hash=_TEXT, bundle=_TEXT, note=_or_null(_LINE)
+    ),
+    "Deny": _object(["version", "note"], version=_VERSION, note=_LINE),
+    "Change": _object(["version"], version=_VERSION, note=_or_null(_LINE)),
+    "Reprioritize": _object(["version", "lane"], version=_VERSION, lane=_LANE, note=_or_null(_LINE)),
+    "Bulk": _object(
+        ["action", "items", "note"],
+        action=_closed(["approve", "deny", "cancel", "reprioritize", "retry"]),
+        items={
+            "type": "array",
+            "minItems": 1,
+            "maxItems": 500,
+            "items": _object(
+                ["intent_id", "version"],
+                intent_id=_TEXT,
+                version=_VERSION,
+                act_hash=_TEXT,
+                bundle=_TEXT,
+                lane=_LANE,
+            ),
+        },
+        note=_LINE,
+    ),
+    "BulkResults": _object(["results"], results={"type": "array", "items": _ANY_OBJECT}),
     "Document": _ANY_OBJECT,
     "Upload": _object(
         ["files"],

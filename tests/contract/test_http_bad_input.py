@@ -255,6 +255,9 @@ def test_odd_text_is_text(service, text):
         ("POST", "/v1/tokens/consume"),
         ("POST", "/v1/tokens/jti_1/outcome"),
         ("GET", "/v1/operator/queue"),
+        ("GET", "/v1/operator/queue/int_1"),
+        ("POST", "/v1/operator/queue/int_1/approve"),
+        ("POST", "/v1/operator/queue/bulk"),
     ],
 )
 def test_without_its_own_kind_of_credential_every_route_is_closed(service, method, path):

@@ -184,8 +184,10 @@ def test_an_item_says_what_an_operator_needs_and_nothing_of_the_payload(service,
 
     assert item.keys() == {
         *("intent_id", "agent", "state", "lane", "rank_at", "enqueued_at", "expires_at"),
-        *("attempts", "reason_code", "version"),
+        *("attempts", "reason_code", "version", "act_hash", "bundle", "category", "impact", "needed", "approvals"),
     }
+    [need] = item["needed"]
+    assert (need["role"], need["count"], need["approved_by"], need["missing"]) == ("finance", 1, [], 1)
     assert (item["agent"], item["state"], item["lane"]) == ("gamma", "held", "critical")
 
 
@@ -198,6 +200,8 @@ def test_filters_narrow_the_list(service, waiting):
         ("lane=bulk", False),
         ("reason_code=QUEUE_FULL", False),
         ("reason_code=nothing", False),
+        ("queued_after=2026-01-01T00:00:00Z", True),
+        ("queued_before=2026-01-01T00:00:00Z", False),
     ]:
         ids = [item["intent_id"] for item in listed(service, f"?agent=gamma&{query}")["items"]]
         assert (intent_id in ids) is found, query
@@ -209,6 +213,12 @@ def test_filters_narrow_the_list(service, waiting):
     [
         *("limit=0", "limit=501", "limit=-1", "limit=", "limit=1.0", "limit=%D9%A3", "limit=" + "1" * 6000),
         *("state=no", "lane=no", "lane=1", "agent=%00", "reason_code=%00", "unknown=1", "limit=1&limit=2"),
+        *(
+            "queued_before=no",
+            "queued_before=2026-01-01T00:00:00",
+            "queued_after=",
+            "queued_after=0001-01-01T00:00:00%2B14:00",
+        ),
         *("after=", "after=%00", "after=AAAA", "after=!!!!", "after=bnVsbA", "after=" + "A" * 9000, "after=e30"),
         "after=WyIxIiwiMDAwMS0wMS0wMVQwMDowMDowMCsxNDowMCIsImEiXQ",  # the year 0 in UTC
         "after=WyI5IiwiMjAyNi0wMS0wMVQwMDowMDowMFoiLCJhIl0",  # lane 9
