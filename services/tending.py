@@ -250,7 +250,7 @@ class Tending:
         except MovedOn:
             outcome = None  # somebody else's change came in between; what stands now is shown
         if outcome is not None and outcome.reason_code is ReasonCode.AUDIT_UNAVAILABLE:
-            raise _away("the decision could not be recorded")
+            raise _unrecorded()
         if outcome is not None and outcome.status is Status.QUEUED:
             self._on_waiting()
         return Tended(case=await self.look(intent_id), outcome=outcome, approval_id=approval_id)
@@ -293,7 +293,7 @@ class Tending:
                 queued = await self._read(intent_id)
                 continue
             if outcome.status is not status:
-                raise _away("it could not be recorded")
+                raise _unrecorded()
             return Tended(case=await self.look(intent_id), outcome=outcome)
         raise _conflict("the intent is being moved by others", queued)
 
@@ -412,7 +412,7 @@ class Tending:
         try:
             _, settled = await self._audit.call(attempt, proves=lambda answer: durable(*answer))
         except BoundaryUnavailable as error:
-            raise _away("it could not be recorded") from error
+            raise _unrecorded() from error
         return settled.applied
 
 
@@ -484,6 +484,10 @@ def _approved(approval: Approval, *, repeated: bool) -> dict[str, JSON]:
 def _conflict(detail: str, queued: QueuedIntent) -> Problem:
     """Refuse what is not as it was seen, and say which version stands."""
     return Problem(409, ReasonCode.CONFLICT, detail, members={"version": queued.stored.version})
+
+
+def _unrecorded() -> Problem:
+    return Problem(503, ReasonCode.AUDIT_UNAVAILABLE, "it could not be recorded", retry_after_s=2)
 
 
 def _away(detail: str) -> Problem:

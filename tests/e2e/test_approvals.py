@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -79,16 +80,21 @@ def waiting(service, intent, key, **more) -> str:
 
 @pytest.fixture
 def no_evaluation(operators):
-    """Hold the evaluation boundary open, until the worker heard it too, and let go of it for good at the end."""
-    heard = "evaluation boundary: closed -> forced_open"
-    before = operators.service.log("worker").count(heard)
-    forced = operators.ask("olga", "POST", "boundaries/evaluation/force-open", json={"reason": "a test"})
-    assert forced.status_code in {200, 201}, forced.text
-    until(lambda: operators.service.log("worker").count(heard) > before, "the worker decides nothing any more")
+    """Hold the evaluation boundary open, as soon as the worker heard it too, and let go of it for good at the end."""
+    service = operators.service
+
+    def heard(what: str) -> int:
+        return len(re.findall(rf"evaluation boundary: {what},", service.log("worker")))
+
+    forced, released = heard(r"\w+ -> forced_open"), heard(r"forced_open -> \w+")
+    answer = operators.ask("olga", "POST", "boundaries/evaluation/force-open", json={"reason": "a test"})
+    assert answer.status_code in {200, 201}, answer.text
+    until(lambda: heard(r"\w+ -> forced_open") > forced, "the worker decides nothing any more")
 
     def over() -> None:
         operators.ask("olga", "POST", "boundaries/evaluation/reset", json={"reason": "over"})
-        operators.service.until_ready()  # of the API; the worker waits for five seconds more
+        service.until_ready()
+        until(lambda: heard(r"forced_open -> \w+") > released, "the worker heard that it is over")
 
     yield over
     over()

@@ -188,7 +188,7 @@ async def test_an_approval_that_could_not_be_recorded_is_none(desk):
     intent_id = await held(desk)
     desk.world.boundaries.audit.force_open("a test")
 
-    assert await refused(approve(desk, intent_id)) == (503, "SERVICE_UNAVAILABLE")
+    assert await refused(approve(desk, intent_id)) == (503, "AUDIT_UNAVAILABLE")
     assert await desk.queued.given(intent_id) == ()
     assert await status(desk, intent_id) == "held"
 
