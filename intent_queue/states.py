@@ -7,7 +7,8 @@ The rules:
 3. An outage gives back without counting; a lost lease or a poisonous intent counts an attempt. At `MAX_ATTEMPTS` an
    intent that would wait again is parked: still denied, until an operator moves it.
 4. Every lease has a new epoch, so whoever lost a lease can settle nothing.
-5. A final state is final.
+5. An operator's change ends a lease with nothing counted, and then happens to what was leased.
+6. A final state is final.
 
 The SQL in `store` does the same; `tests/integration/test_queue_store.py` holds the two against each other.
 """
@@ -48,7 +49,7 @@ class Event(StrEnum):
     GIVE_BACK = "give_back"  # could not be decided just now; nothing counted
     FAIL = "fail"  # the lease ran out, or the intent is poisonous; an attempt counted
     ALLOW = "allow"  # decided late: the agent may pick its token up
-    HOLD = "hold"  # decided late, or when it was picked up: a human must approve
+    HOLD = "hold"  # decided late, when it was picked up or approved: a human must approve
     DENY = "deny"
     EXPIRE = "expire"
     CANCEL = "cancel"
@@ -69,6 +70,8 @@ _TABLE: Final[Mapping[State, Mapping[Event, State | None]]] = MappingProxyType(
         State.WAITING: {
             Event.CLAIM: State.LEASED,
             Event.COME_DUE: State.LEASED,
+            Event.APPROVE: State.CLAIMABLE,
+            Event.HOLD: State.HELD,
             Event.DENY: State.DENIED,
             Event.CANCEL: State.CANCELLED,
             Event.SUPERSEDE: State.SUPERSEDED,
@@ -86,6 +89,7 @@ _TABLE: Final[Mapping[State, Mapping[Event, State | None]]] = MappingProxyType(
         State.HELD: {
             Event.COME_DUE: State.LEASED,
             Event.APPROVE: State.CLAIMABLE,
+            Event.HOLD: State.HELD,
             Event.REQUEUE: State.WAITING,
             Event.DENY: State.DENIED,
             Event.CANCEL: State.CANCELLED,

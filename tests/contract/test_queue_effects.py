@@ -31,11 +31,14 @@ class MemoryRows(Memory):
     async def lane_shown(self, intent_id):
         return self.database.tables.intents[intent_id]["envelope"]["queue"]["lane"]
 
+    async def attempts(self, intent_id):
+        return self.database.tables.queue[intent_id].get("attempts", 0)
+
     async def approved(self):
         return {(row["intent_id"], row["approved_by"]) for row in self.database.tables.approvals.values()}
 
     async def set_state(self, intent_id, state):
-        self.database.tables.queue[intent_id]["state"] = state
+        self.database.tables.queue[intent_id] |= {"state": state, "attempts": 5}
 
 
 class RealRows(Real):
@@ -55,12 +58,17 @@ class RealRows(Real):
             "SELECT envelope->'queue'->>'lane' FROM intents WHERE intent_id = $1", intent_id
         )
 
+    async def attempts(self, intent_id):
+        return await self._connection.fetchval("SELECT attempts FROM queue_entries WHERE intent_id = $1", intent_id)
+
     async def approved(self):
         rows = await self._connection.fetch("SELECT intent_id, approved_by FROM approvals")
         return {tuple(row) for row in rows}
 
     async def set_state(self, intent_id, state):
-        await self._connection.execute("UPDATE queue_entries SET state = $2 WHERE intent_id = $1", intent_id, state)
+        await self._connection.execute(
+            "UPDATE queue_entries SET state = $2, attempts = 5 WHERE intent_id = $1", intent_id, state
+        )
 
 
 @pytest.fixture(params=["memory", pytest.param("postgres", marks=pytest.mark.integration)])
@@ -178,6 +186,7 @@ async def test_only_what_is_parked_is_queued_again(sink, stream, behind):
 
     assert await sink.commit_batch(stream.batch(again)) == frozenset()
     assert await behind.queue_state("int_1") == "waiting"
+    assert await behind.attempts("int_1") == 0
     assert await behind.version("int_1") == 2
 
 

@@ -214,6 +214,16 @@ async def test_a_held_intent_is_not_counted_against_its_agents_limit_again():
         assert (await world.authorizer.reconsider(limited)).status is Status.CLAIMABLE
 
 
+async def test_what_is_drained_and_lifted_counts_once_against_its_agents_limit():
+    limited = BUNDLE["agents/support.yaml"] + b"  rateLimit: {maxCallsPerMinute: 1}\n"
+    world = World(bundle={**BUNDLE, "agents/support.yaml": limited})
+    waiting = replace(held(world), held=False, attended={}, epoch=1)
+    approve(world, waiting, "alice")
+
+    assert (await world.authorizer.reconsider(waiting)).status is Status.CLAIMABLE
+    assert world.limits.calls == {"support": 1}
+
+
 # --- an outage --------------------------------------------------------------------------------------------------------
 
 

@@ -64,7 +64,7 @@ def test_only_a_claimable_intent_is_granted_and_only_a_lease_or_an_approval_make
         for event in legal(place.state)
         if after(place, event).state is State.CLAIMABLE
     }
-    assert ways == {(State.LEASED, Event.ALLOW), (State.HELD, Event.APPROVE)}
+    assert ways == {(State.LEASED, Event.ALLOW), (State.HELD, Event.APPROVE), (State.WAITING, Event.APPROVE)}
 
 
 @pytest.mark.parametrize("home", sorted(LEASABLE))

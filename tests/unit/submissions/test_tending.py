@@ -100,6 +100,18 @@ async def test_a_person_counts_once_however_often(desk):
     assert first.approval_id == again.approval_id
     assert again.outcome.status is Status.HELD
     assert len(await desk.queued.given(intent_id)) == 1
+    assert [entry.members.get("repeated") for entry in desk.recording.log() if entry.kind == "intent.approved"] == [
+        False,
+        True,
+    ]
+
+
+async def test_what_is_claimable_already_is_not_approved_again(desk):
+    intent_id = await held(desk)
+    await approve(desk, intent_id)
+
+    assert await refused(approve(desk, intent_id)) == (409, "CONFLICT")
+    assert await status(desk, intent_id) == "claimable"
 
 
 async def test_what_changed_since_it_was_shown_is_a_conflict_that_says_the_version(desk):
@@ -233,6 +245,18 @@ async def test_two_operators_permit_what_cannot_be_evaluated(desk):
     assert kinds(desk)[-2:] == ["review.opened", "decision"]
 
 
+async def test_the_graver_impact_of_a_disputed_classification_counts(desk):
+    desk.world.boundaries.evaluation.force_open("a test")
+    answer = await desk.submit(desk.world.search())
+    intent_id = answer.envelope["intent_id"]
+    assert (await desk.tending.look(intent_id)).people_in_outage == 1
+
+    desk.recording.database.tables.intents[intent_id]["envelope"]["impact"] = "critical"
+
+    assert (await desk.tending.look(intent_id)).people_in_outage == 2
+    assert await refused(approve(desk, intent_id, "carol", note=None)) == (400, "REQUEST_MALFORMED")
+
+
 async def test_what_waits_for_another_reason_than_its_evaluation_nobody_permits(desk):
     desk.world.signer.fault = Fault.DOWN
     answer = await desk.submit(desk.world.refund())
@@ -302,6 +326,26 @@ async def test_a_late_allow_can_still_be_denied(desk):
     assert await refused(desk.submissions.claim("support", intent_id)) == (409, "NOT_CLAIMABLE")
 
 
+async def test_a_denial_that_a_worker_outran_is_tried_on_what_the_worker_made_of_it(desk):
+    """Between the operator's look and the record, the worker brings the intent to its agent's door."""
+    desk.world.signer.fault = Fault.DOWN
+    intent_id = (await desk.submit(desk.world.refund())).envelope["intent_id"]
+    stored = await desk.store.get(intent_id)
+    end = desk.world.authorizer.end
+
+    async def outrun(waiting, **more):
+        desk.world.authorizer.end = end
+        late = await desk.world.authorizer.reconsider(waiting_intent(stored, epoch=None))
+        assert late.status is Status.CLAIMABLE
+        return await end(waiting, **more)
+
+    desk.world.authorizer.end = outrun
+
+    await desk.tending.deny(intent_id, by="bob", version=stored.version, note="no")
+
+    assert (await status(desk, intent_id), state(desk, intent_id)) == ("denied", None)
+
+
 # --- move -------------------------------------------------------------------------------------------------------------
 
 
@@ -337,9 +381,18 @@ async def test_a_held_intent_is_judged_again_on_the_policies_in_force(desk):
     looser = BUNDLE["rules/refunds.cedar"].replace(b"> 50000", b"> 90000")
     desk.world.policies.policy = Policy.compile(read_bundle({**BUNDLE, "rules/refunds.cedar": looser}))
 
+    assert await refused(desk.tending.retry(intent_id, by="bob", version=2, note=None)) == (409, "CONFLICT")
     tended = await desk.tending.retry(intent_id, by="bob", version=1, note=None)
 
     assert tended.outcome.status is Status.CLAIMABLE
+
+
+async def test_a_held_intent_that_is_over_time_is_not_judged_again(desk):
+    intent_id = await held(desk)
+    desk.world.clock.advance(3600)
+
+    assert await refused(desk.tending.retry(intent_id, by="bob", version=1, note=None)) == (409, "CONFLICT")
+    assert kinds(desk) == ["decision"]
 
 
 # --- many, and looking ------------------------------------------------------------------------------------------------
