@@ -409,10 +409,11 @@ async def test_pages_list_every_row_once_in_order_and_filters_narrow_them(store,
             lane=n % 4,
             state="held" if n % 5 == 0 else "waiting",
             reason_code="SIGNING_UNAVAILABLE" if n % 3 == 0 else "AUDIT_UNAVAILABLE",
+            age_s=50.0 + n,
         )
         for n in range(23)
     ]
-    await put(queue_pool, *rows)
+    now = await put(queue_pool, *rows)
 
     listed, after = [], None
     while True:
@@ -421,7 +422,7 @@ async def test_pages_list_every_row_once_in_order_and_filters_narrow_them(store,
         if (after := page.after) is None:
             break
 
-    assert ids(listed) == [row.intent_id for row in sorted(rows, key=lambda row: (row.lane, row.intent_id))]
+    assert ids(listed) == [row.intent_id for row in sorted(rows, key=lambda row: (row.lane, -row.age_s))]
     assert (listed[0].state, listed[0].version, listed[0].leased_by) == (State.HELD, 1, None)
     for filters, keep in (
         (Filters(state=State.HELD), lambda row: row.state == "held"),
@@ -430,6 +431,8 @@ async def test_pages_list_every_row_once_in_order_and_filters_narrow_them(store,
         (Filters(reason_code="SIGNING_UNAVAILABLE"), lambda row: row.reason_code == "SIGNING_UNAVAILABLE"),
         (Filters(state=State.HELD, agent="odd"), lambda row: row.state == "held" and row.agent == "odd"),
         (Filters(agent="nobody"), lambda _row: False),
+        (Filters(queued_before=now - timedelta(seconds=60)), lambda row: row.age_s > 60),
+        (Filters(queued_after=now - timedelta(seconds=60)), lambda row: row.age_s < 60),
     ):
         page = await store.page(filters=filters)
         assert sorted(ids(page.items)) == sorted(row.intent_id for row in rows if keep(row))
@@ -598,6 +601,7 @@ _PLANS = {
     "count_for": (("agent-7",), {"queue_by_agent"}),
     "duplicate": (("agent-7", "h7"), {"queue_by_agent"}),
 }
+_NOW = datetime(2026, 11, 20, tzinfo=UTC)
 _START = (-1, datetime(1, 1, 1, tzinfo=UTC), "", 50)
 _PAGE_PLANS = {
     "all": ((None, None, None, None), {"queue_ready", "queue_others"}),
@@ -607,6 +611,11 @@ _PAGE_PLANS = {
     "one lane": ((None, 2, None, None), {"queue_ready", "queue_others"}),
     "one agent": ((None, None, "agent-7", None), {"queue_by_agent", "queue_others"}),
     "one reason": ((None, None, None, "EVALUATION_UNAVAILABLE"), {"queue_ready", "queue_others"}),
+    "queued before": ((None, None, None, None, _NOW), {"queue_ready", "queue_others", "queue_oldest"}),
+    "queued between": (
+        (None, None, None, None, _NOW, _NOW - timedelta(days=1)),
+        {"queue_ready", "queue_others", "queue_oldest"},
+    ),
 }
 
 
@@ -635,6 +644,7 @@ async def test_every_query_reads_its_index(queue_pool):
             assert "Seq Scan" not in plan, f"{name}:\n{plan}"
             assert indexes_in(plan) <= indexes, f"{name}:\n{plan}"
         for name, (filters, indexes) in _PAGE_PLANS.items():
-            plan = await plan_of(connection, "page", (*_START, *filters))
+            narrowed = (*filters, *(None,) * (6 - len(filters)))
+            plan = await plan_of(connection, "page", (*_START, *narrowed))
             assert "Seq Scan" not in plan, f"{name}:\n{plan}"
             assert indexes_in(plan) <= indexes | {"intents_pkey"}, f"{name}:\n{plan}"
