@@ -17,7 +17,8 @@ from services.ports import StoreUnreachable
 if TYPE_CHECKING:
     from services.decision.policy import Policy, Request
     from services.judgement import Judgement
-    from services.ports import Approvals, Evaluated, Evaluator, StandingOrders
+    from services.ports import Evaluated, Evaluator, StandingOrders
+    from services.queued import Approvals
 
 
 class ApprovedEvaluator:

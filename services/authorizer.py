@@ -66,7 +66,6 @@ if TYPE_CHECKING:
     from services.decision.policy import Classified, Policy
     from services.ports import (
         Activity,
-        Approvals,
         BreakGlassUses,
         Classifier,
         Clock,
@@ -82,6 +81,7 @@ if TYPE_CHECKING:
         TokenSigner,
         Waiting,
     )
+    from services.queued import Approvals
 
 _log = logging.getLogger(__name__)
 

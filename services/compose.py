@@ -327,8 +327,7 @@ async def _open_parts(
     lane.on_mode_change = upkeep.on_lane_mode
     heartbeat = Heartbeat(pool, on_beat=upkeep.on_beat)
     queue = QueueStore(pool.pool)
-    intents = PostgresIntents(pool, queue)
-    queued = PostgresQueued(pool, intents)
+    queued = PostgresQueued(pool, PostgresIntents(pool, queue))
     census = QueueCensus(queue, metrics)
     limits = ValkeyLimits(settings.broker_url)
     activity = SharedActivity(settings.broker_url, clock=clock, process=ids.new(f"{settings.instance}_"))
@@ -421,7 +420,7 @@ async def _open_parts(
             hub=hub,
             deliveries=PostgresDeliveries(pool),
             webhook_keys=PostgresWebhookKeys(pool),
-            intents=intents,
+            intents=PostgresIntents(pool, queue),
             queued=queued,
             credentials=credentials,
             census=census,

@@ -10,7 +10,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 from services.decision.review import ReviewEffect
-from services.queue_effects import ApproveIntent, ReorderIntent, RequeueIntent
+from services.queue_effects import QueueEffect
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from holdfast.strict_json import JSON
     from holdfast.token import Claims, VerifyKey
 
-    from services.decision.approvals import Approval
     from services.decision.break_glass import Terms, Use
     from services.decision.manifest import RateLimit
     from services.decision.orders import Order, Orders
@@ -277,9 +276,7 @@ Effect: TypeAlias = (
     | EndOrder
     | PutNotice
     | ReviewEffect
-    | ApproveIntent
-    | ReorderIntent
-    | RequeueIntent
+    | QueueEffect
 )
 
 
@@ -389,14 +386,6 @@ class Charge:
         """Refuse what would be counted as one with others."""
         if not self.intent_id:
             raise ValueError("a charge names its intent")
-
-
-class Approvals(Protocol):
-    """What people approved."""
-
-    async def given(self, intent_id: str) -> tuple[Approval, ...]:
-        """Return every approval of an intent, whether it counts or not. Raises: StoreUnreachable."""
-        ...
 
 
 class Limits(Protocol):

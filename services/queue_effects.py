@@ -8,7 +8,7 @@ has its hands on the intent just now, they are refused, and may be tried again.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -43,3 +43,6 @@ class RequeueIntent:
     intent_id: str
     expect_version: int
     at: datetime
+
+
+QueueEffect: TypeAlias = ApproveIntent | ReorderIntent | RequeueIntent

@@ -57,3 +57,11 @@ class QueuedIntents(Protocol):
     async def glances(self, intent_ids: Sequence[str]) -> Mapping[str, Glance]:
         """Return what a list shows, by id; an intent that is unknown is left out."""
         ...
+
+
+class Approvals(Protocol):
+    """What people approved."""
+
+    async def given(self, intent_id: str) -> tuple[Approval, ...]:
+        """Return every approval of an intent, whether it counts or not. Raises: StoreUnreachable."""
+        ...

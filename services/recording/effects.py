@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from services.decision.review import ReviewEffect
     from services.notices.notice import Notice
     from services.ports import Effect, QueueRow, Superseded
+    from services.queue_effects import QueueEffect
 
 _STATUS: Final = frozenset(
     {"granted", "denied", "held", "queued", "unqueued", "claimable", "expired", "cancelled", "superseded"}
@@ -298,7 +299,7 @@ def _use(use: Use) -> _Members:
     }
 
 
-def _queue_effect(effect: ApproveIntent | ReorderIntent | RequeueIntent) -> EncodedEffect:
+def _queue_effect(effect: QueueEffect) -> EncodedEffect:
     version = _integer(effect.expect_version, _INT - 1)
     match effect:
         case ApproveIntent():

@@ -180,7 +180,7 @@ async def test_what_policy_denies_by_now_cannot_be_approved(desk):
 
 
 async def test_an_intent_that_is_over_time_or_over_is_not_approved(desk):
-    late, ended = await held(desk, "late"), await held(desk, "ended")
+    late, ended = await held(desk, "late"), await held(desk, "ended", cents=60_001)
     await desk.tending.deny(ended, by="bob", version=1, note="no")
     assert await refused(approve(desk, ended)) == (409, "CONFLICT")
     desk.world.clock.advance(3600)
@@ -308,7 +308,7 @@ async def test_a_denial_is_final_and_names_who_and_why_in_the_log(desk, leased):
 
 
 async def test_a_denial_needs_a_note_and_a_cancellation_none(desk):
-    first, second = await held(desk, "a"), await held(desk, "b")
+    first, second = await held(desk, "a"), await held(desk, "b", cents=60_001)
 
     assert await refused(desk.tending.deny(first, by="bob", version=1, note=None)) == (400, "REQUEST_MALFORMED")
     assert await refused(desk.tending.cancel(second, by="bob", version=7, note=None)) == (409, "CONFLICT")
