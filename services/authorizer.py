@@ -46,6 +46,7 @@ from services.judgement import (
     reason_code_of,
     spread_retry_s,
     stopped_by,
+    stopped_here,
     token_claims,
     unclassified,
 )
@@ -53,7 +54,7 @@ from services.minting import Mint
 from services.openings import Openings
 from services.outcome import Outcome, Place
 from services.ports import Entry, MoveIntent, QueueRow, RecordingFailed
-from services.reviews import REVIEW_WITHIN, open_review
+from services.reviews import review_of_operators
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -62,8 +63,7 @@ if TYPE_CHECKING:
     from holdfast.token import Claims
 
     from services.boundary import Boundary
-    from services.decision.orders import Orders
-    from services.decision.policy import Classified, Policy
+    from services.decision.policy import Policy
     from services.ports import (
         Activity,
         BreakGlassUses,
@@ -250,7 +250,7 @@ class Authorizer:
             )
             # The catalogue may ask for a key-bound token, and this service cannot bind one: then no token at all.
             unbindable = NO_PROOF if classified.proof_of_possession else None
-            if (refused := _stopped(orders, ask, classified) or unbindable) is not None:
+            if (refused := stopped_here(orders, ask, classified) or unbindable) is not None:
                 return replace(judgement, verdict=refused)
 
             # 2. Risk. From the server's own knowledge; what the caller says can only add.
@@ -284,9 +284,9 @@ class Authorizer:
         # What is asked now may have a way opened in advance; what waits can wait, unless people answer for it.
         if request is None or (drained and not approved):
             return judgement
-        if drained:
-            return await self._approved.judge(judgement, request)
-        return await self._openings.judge(judgement, request, idempotency_key=ask.idempotency_key)
+        key = ask.idempotency_key
+        way = self._approved.judge(judgement, request) if drained else self._openings.judge(judgement, request, key)
+        return await way
 
     async def _evaluate(self, policy: Policy, request: Request, judgement: Judgement, *, charge: bool) -> Evaluated:
         """Return what the active policy says, in time and about this very action. Raises: BoundaryUnavailable."""
@@ -343,7 +343,7 @@ class Authorizer:
         try:
             if judgement.mode is Mode.OPERATOR:
                 # First: no token leaves whose review might be missing.
-                await self._record(_review(ask, judgement))
+                await self._record(review_of_operators(ask.intent_id, judgement.at))
             pending = self._recorder.append(
                 Entry(
                     kind="decision",
@@ -595,15 +595,6 @@ class Authorizer:
             return None
         position = self._waiting.parked(ask.agent, row.lane)
         return Place(state="durable", lane=row.lane, position=position, expires_at=row.expires_at)
-
-
-def _stopped(orders: Orders, ask: Ask, classified: Classified) -> Deny | None:
-    return stopped_by(orders, ask.agent, category=classified.category, executor=classified.executor)
-
-
-def _review(ask: Ask, judgement: Judgement) -> Entry:
-    """Return the entry that opens the review of an intent which people permitted without an evaluation."""
-    return open_review("operator", ask.intent_id, at=judgement.at, due_at=judgement.at + REVIEW_WITHIN)
 
 
 def _at(moment: datetime, seconds: int) -> datetime:

@@ -74,7 +74,7 @@ class Judgement:
     """What steps 1 to 3 found, before anything is recorded.
 
     `mode` says by which way an allow was reached. One that was opened in advance stands `instead` of a verdict that
-    could not be reached; `break_glass` is the use of an activation, in that mode; `approvals` are those that it rests on.
+    could not be reached; `break_glass` is the use of an activation, in that mode; it rests on `approvals`, if any.
     """
 
     verdict: Verdict
@@ -161,6 +161,11 @@ def stopped_by(orders: Orders, agent: str, *, category: str | None = None, execu
         detail="operators suspended the agent",
         determining=(f"suspension:{suspension.order_id}",),
     )
+
+
+def stopped_here(orders: Orders, ask: Ask, classified: Classified) -> Deny | None:
+    """Return the denial of what operators stopped, once the intent is classified."""
+    return stopped_by(orders, ask.agent, category=classified.category, executor=classified.executor)
 
 
 def may_ask_later(judgement: Judgement, expires_at: datetime | None) -> bool:

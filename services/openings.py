@@ -33,7 +33,7 @@ class Openings:
         self._clock = clock
         self._fail_open = fail_open.Cap()
 
-    async def judge(self, judgement: Judgement, request: Request, *, idempotency_key: str | None) -> Judgement:
+    async def judge(self, judgement: Judgement, request: Request, idempotency_key: str | None) -> Judgement:
         """Return the judgement as it is, or an allow in its own mode for one that could not be made."""
         verdict = judgement.verdict
         if not isinstance(verdict, Unavailable) or judgement.policy.admit(request) is not None:
