@@ -62,6 +62,7 @@ class Process:
             issuer="http://holdfast.test",
             policies=world.policies,
             orders=world.orders,
+            uses=world.glass,
             classifier=world.classifier,
             evaluator=world.evaluator,
             approvals=self.queued,
