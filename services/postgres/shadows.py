@@ -47,10 +47,16 @@ _RUNNING: Final = "SELECT digest IS NOT NULL FROM policy_shadow ORDER BY id DESC
 _COUNTS: Final = """
 SELECT instance, same, looser, stricter, other, errors FROM policy_shadow_counts WHERE shadow = $1 ORDER BY instance
 """
+# What was asked while the same action waited was never an intent of its own: the one that waited stands for it.
 _DIFFERENCES: Final = """
-SELECT at, agent, act_hash, document
-  FROM policy_shadow_differences WHERE shadow = $1
- ORDER BY document->>'change' <> 'looser', at DESC LIMIT $2
+SELECT d.at, d.agent, d.act_hash, d.document,
+       coalesce(
+           (SELECT i.intent_id FROM intents i WHERE i.intent_id = d.document->>'intent_id'),
+           (SELECT i.intent_id FROM intents i
+             WHERE i.agent = d.agent AND i.act_hash = d.act_hash AND i.created_at <= d.at
+             ORDER BY i.created_at DESC LIMIT 1)) AS intent_id
+  FROM policy_shadow_differences d WHERE d.shadow = $1
+ ORDER BY d.document->>'change' <> 'looser', d.at DESC LIMIT $2
 """
 
 
@@ -123,6 +129,7 @@ class PostgresShadows:
                     "act_hash": row["act_hash"],
                     "at": rfc3339(row["at"]),
                     **orjson.loads(row["document"]),
+                    "intent_id": row["intent_id"],
                 }
                 for row in differences
             ],

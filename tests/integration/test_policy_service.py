@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import itertools
 import json
 import os
 import signal
@@ -30,6 +31,9 @@ INTENT = {
     "parameters": {"amount_cents": 4500},
     "context": {"model": "gpt-4"},
 }
+
+
+NUMBERS = itertools.count(2)
 
 
 def environment(**more):
@@ -62,10 +66,11 @@ class Service:
         return done.stdout + done.stderr
 
     def submit(self, base_url=None, intent=None):
+        """Submit an intent; each is about another payment, because the same action waits only once."""
         key = self.bootstrap["agents"]["bot"]
         return self.client.post(
             f"{base_url or self.base_url}/v1/intents",
-            json=intent or INTENT,
+            json=intent or {**INTENT, "resource": {"type": "payment", "id": f"p{next(NUMBERS)}"}},
             headers={"Authorization": f"Bearer {key}"},
         ).json()
 
@@ -147,13 +152,16 @@ def test_the_way_of_a_candidate_from_its_shadow_to_its_rollback(service, tmp_pat
 
         service.cli("policy", "shadow", "start", str(candidate))
 
-        asked = set()
+        waiting = service.submit(intent=INTENT)["intent_id"]
+        asked = {waiting}
 
         def both_report():
             asked.update(service.submit(api)["intent_id"] for api in (None, second))
+            service.submit(intent=INTENT)  # waits already, and is no intent of its own
             report = json.loads(service.cli("policy", "shadow", "report", "--json"))
             differing = [found["intent_id"] for found in report["differences"]]
-            assert len(differing) == len(set(differing) & asked)
+            assert set(differing) <= asked
+            assert all(differing.count(one) == 1 for one in differing if one != waiting)
             return {one["instance"] for one in report["processes"] if one["looser"]} == {"api", "second"}
 
         until(both_report)
