@@ -6,7 +6,7 @@ path of a decision. Until the table was counted once, the queue counts as full.
 
 from __future__ import annotations
 
-from collections import Counter, OrderedDict
+from collections import Counter, OrderedDict, deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from intent_queue.states import State
 
 _REMEMBERED: Final = 20_000
+_COUNTS_TO_COME: Final = 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,6 +50,8 @@ class Bounds:
         self._depth: Depth | None = None
         self._before: Counter[tuple[str, Lane]] = Counter()  # let in before the count that is under way
         self._since: Counter[tuple[str, Lane]] = Counter()
+        # Let in, not yet known to be stored: a count may miss them. Who is not stored after so many counts never is.
+        self._coming: deque[Counter[tuple[str, Lane]]] = deque([Counter()], maxlen=_COUNTS_TO_COME)
         self._actions: OrderedDict[tuple[str, str], str] = OrderedDict()
 
     @property
@@ -62,7 +65,7 @@ class Bounds:
             return True
         mine = self._depth.by_agent.get(agent, 0)
         everyone = self._depth.total
-        for counted in (self._before, self._since):
+        for counted in (self._before, self._since, *self._coming):
             mine += sum(number for (who, _), number in counted.items() if who == agent)
             everyone += counted.total()
         return mine >= max_per_agent or everyone >= max_total
@@ -70,14 +73,20 @@ class Bounds:
     def parked(self, agent: str, lane: int) -> int:
         """Count one that was let in, and return its approximate place in line, from 1."""
         own = Lane(lane)
-        self._since[agent, own] += 1
-        place = sum(number for (_, at), number in (self._before + self._since).items() if at <= own)
+        self._coming[-1][agent, own] += 1
+        counters = (self._before, self._since, *self._coming)
+        place = sum(number for counted in counters for (_, at), number in counted.items() if at <= own)
         if self._depth is not None:
             place += sum(depth.count for at, depth in self._depth.by_lane.items() if at <= own)
         return place
 
-    def waits(self, agent: str, act_hash: str, intent_id: str) -> None:
-        """Remember who waits for an action, of the latest `_REMEMBERED`."""
+    def waits(self, agent: str, lane: int, act_hash: str, intent_id: str) -> None:
+        """Take note that one who was let in is stored; remember it for its action, with the latest `_REMEMBERED`."""
+        who = agent, Lane(lane)
+        coming = next((counted for counted in self._coming if counted[who] > 0), None)
+        if coming is not None:
+            coming[who] -= 1
+            self._since[who] += 1
         self._actions[agent, act_hash] = intent_id
         self._actions.move_to_end((agent, act_hash))
         if len(self._actions) > _REMEMBERED:
@@ -96,6 +105,7 @@ class Bounds:
         """Announce a count of the table, which will find whoever was let in until now."""
         self._before += self._since
         self._since = Counter()
+        self._coming.append(Counter())
 
     def refreshed(self, depth: Depth) -> None:
         """Take over the result of the count that was announced last."""

@@ -488,7 +488,7 @@ class Authorizer:
         self._activity.note(ask.agent, ask.intent, judgement.at, judgement.verdict)
         place = outcome.place
         if row is not None:
-            self._waiting.waits(ask.agent, judgement.act_hash, ask.intent_id)
+            self._waiting.waits(ask.agent, row.lane, judgement.act_hash, ask.intent_id)
         if place is not None and settled.in_journal:
             place = replace(place, state="journal")
         return replace(outcome, receipt=settled.receipt, place=place)

@@ -510,8 +510,8 @@ class Waiting(Protocol):
         """Count one parked intent and return its approximate 1-based position."""
         ...
 
-    def waits(self, agent: str, act_hash: str, intent_id: str) -> None:
-        """Remember a parked intent for a while."""
+    def waits(self, agent: str, lane: int, act_hash: str, intent_id: str) -> None:
+        """Take note that a parked intent is stored, and remember it for a while."""
         ...
 
     def same(self, agent: str, act_hash: str, *, instead_of: str | None) -> str | None:

@@ -79,7 +79,7 @@ class Load:
         kinds = [
             read_note(f"n{number}"),
             refund(100 + number),
-            refund(2_000_000),
+            refund(2_000_000 + number),
             held(f"p{number}"),
             refund(7, f"q{number}"),
         ]

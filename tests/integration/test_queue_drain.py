@@ -121,29 +121,6 @@ async def test_a_closed_gate_lets_nothing_be_decided_but_time_still_runs_out(dra
     assert await outcomes(queue_pool) == [("int_late", "expired")]
 
 
-async def test_after_an_outage_the_pace_starts_over(drain, gate, queue_pool):
-    await put(queue_pool, *(Row(f"int_{n:03}") for n in range(200)))
-    while drain.pace == Pace():
-        await drain.tick()
-    gate.open = False
-    await drain.tick()
-
-    assert drain.pace == Pace()
-
-
-async def test_the_drain_yields_while_live_traffic_is_slow(decider, watch, queue_pool):
-    await put(queue_pool, *(Row(f"int_{n:03}") for n in range(400)))
-    slow = [True] * 4 + [False]
-    drain = Drain(
-        QueueStore(queue_pool), decider, watch, Pace(window=20), lambda: True, worker="w1", yields=lambda: slow.pop(0)
-    )
-
-    reports = [await drain.tick() for _ in range(5)]
-
-    assert [report.claimed for report in reports] == [48, 32, 20, 12, 12]
-    assert [report.pause_s > 0 for report in reports] == [True, True, True, True, False]
-
-
 async def test_an_expiry_that_cannot_be_recorded_stops_the_tick_before_anything_is_claimed(drain, decider, queue_pool):
     await put(queue_pool, Row("int_ready"), Row("int_late", expires_in_s=-1))
     decider.fails["int_late"] = Result.NOT_DECIDED

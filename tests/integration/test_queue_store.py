@@ -91,25 +91,6 @@ async def test_a_thousand_mixed_intents_leave_by_lane_and_rank_with_turns_and_th
     assert claimed == expected
 
 
-async def test_one_noisy_agent_does_not_starve_the_others_of_its_lane(store, queue_pool):
-    """Two thousand queued before them; each of nine others is served in the first claim, and all twice in two."""
-    noise = [Row(f"int_n{n:04}", agent="noisy", age_s=700 - n / 10) for n in range(2000)]
-    quiet = [Row(f"int_q{n}_{m}", agent=f"quiet-{n}", age_s=1) for n in range(9) for m in range(2)]
-    await put(queue_pool, *noise, *quiet)
-
-    first, second = await store.claim(40, "w1"), await store.claim(40, "w1")
-
-    assert {item.agent for item in first} == {"noisy", *(row.agent for row in quiet)}
-    assert {row.intent_id for row in quiet} <= {*ids(first), *ids(second)}
-
-
-async def test_a_turn_puts_no_lane_before_a_better_one(store, queue_pool):
-    better = [Row(f"int_b{n}", agent="busy", lane=1, age_s=10) for n in range(30)]
-    await put(queue_pool, *better, Row("int_z", agent="other", lane=3, age_s=5))
-
-    assert "int_z" not in ids(await store.claim(30, "w1"))
-
-
 async def test_what_is_deferred_held_parked_or_too_old_is_not_claimed(store, queue_pool):
     await put(
         queue_pool,
@@ -516,25 +497,6 @@ async def test_the_census_keeps_the_bounds_fresh_and_the_last_count_outlives_an_
     await queue_pool.execute("ALTER TABLE away RENAME TO queue_entries")
     assert await census.count(bounds, store)
     assert not bounds.full("b", max_per_agent=1, max_total=9)
-
-
-async def test_several_processes_exceed_a_bound_only_by_what_they_let_in_between_two_counts(store, queue_pool):
-    """How exact QUEUE_FULL is: at most once the bound for each process, and not one more after a count."""
-    processes = [Bounds() for _ in range(3)]
-    for bounds in processes:
-        await census.count(bounds, store)
-    stored = 0
-    for round_ in range(3):
-        for name, bounds in enumerate(processes):
-            while not bounds.full("agent-1", max_per_agent=10, max_total=1000):
-                bounds.parked("agent-1", 2)
-                await put(queue_pool, Row(f"int_{round_}{name}{stored:03}"))
-                stored += 1
-        assert stored == 30
-        for bounds in processes:
-            await census.count(bounds, store)
-
-    assert await store.count_for("agent-1") == 30
 
 
 async def test_a_lock_that_somebody_holds_ends_in_time_and_claims_nothing(queue_pool):

@@ -139,6 +139,51 @@ def test_a_queue_that_was_never_counted_is_full():
     assert full(Bounds(), "a", mine=1000, all_of_us=1000)
 
 
+def stored(bounds, agent, intent_id="int_1"):
+    bounds.parked(agent, Lane.NORMAL)
+    bounds.waits(agent, Lane.NORMAL, "sha-256:a", intent_id)
+
+
+def test_who_is_on_the_way_to_the_table_is_not_lost_to_a_count_that_missed_it():
+    bounds = Bounds()
+    bounds.refreshed(depth())
+    for _ in range(3):
+        bounds.parked("a", Lane.NORMAL)
+    bounds.refreshing()
+    bounds.refreshed(depth())
+    assert full(bounds, "a")
+
+    for number in range(3):
+        bounds.waits("a", Lane.NORMAL, f"sha-256:{number}", f"int_{number}")
+    assert full(bounds, "a")
+    bounds.refreshing()
+    bounds.refreshed(depth(a=2))
+    assert not full(bounds, "a")
+
+
+def test_who_never_came_is_forgotten_after_some_counts():
+    bounds = Bounds()
+    bounds.refreshed(depth())
+    for _ in range(3):
+        bounds.parked("a", Lane.NORMAL)
+    for _ in range(5):
+        assert full(bounds, "a")
+        bounds.refreshing()
+        bounds.refreshed(depth())
+    assert not full(bounds, "a")
+
+
+def test_who_waits_for_an_action_is_remembered_until_it_is_forgotten():
+    bounds = Bounds()
+    stored(bounds, "a")
+
+    assert bounds.same("a", "sha-256:a", instead_of=None) == "int_1"
+    assert bounds.same("a", "sha-256:a", instead_of="int_1") is None
+    assert bounds.same("b", "sha-256:a", instead_of=None) is None
+    bounds.forget("a", "sha-256:a")
+    assert bounds.same("a", "sha-256:a", instead_of=None) is None
+
+
 def test_what_was_let_in_counts_before_the_table_is_counted_again():
     bounds = Bounds()
     bounds.refreshed(depth(a=1, b=1))
@@ -155,9 +200,9 @@ def test_what_was_let_in_counts_before_the_table_is_counted_again():
 def test_a_count_replaces_what_it_saw_and_keeps_what_came_after_it_began():
     bounds = Bounds()
     bounds.refreshed(depth())
-    bounds.parked("a", Lane.NORMAL)
+    stored(bounds, "a")
     bounds.refreshing()
-    bounds.parked("a", Lane.NORMAL)
+    stored(bounds, "a")
     bounds.refreshed(depth(a=1))
     assert not full(bounds, "a")
 
