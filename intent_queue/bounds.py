@@ -80,17 +80,21 @@ class Bounds:
             place += sum(depth.count for at, depth in self._depth.by_lane.items() if at <= own)
         return place
 
-    def waits(self, agent: str, lane: int, act_hash: str, intent_id: str) -> None:
-        """Take note that one who was let in is stored; remember it for its action, with the latest `_REMEMBERED`."""
+    def waits(self, agent: str, lane: int, intent_id: str, *, in_journal: str | None = None) -> None:
+        """Take note that one who was let in is stored.
+
+        Where it is in a journal only, no query finds it: then `in_journal` is its action, for which it is remembered
+        until the table can be counted again. It cannot end before.
+        """
         who = agent, Lane(lane)
         coming = next((counted for counted in self._coming if counted[who] > 0), None)
         if coming is not None:
             coming[who] -= 1
             self._since[who] += 1
-        self._actions[agent, act_hash] = intent_id
-        self._actions.move_to_end((agent, act_hash))
-        if len(self._actions) > _REMEMBERED:
-            self._actions.popitem(last=False)
+        if in_journal is not None:
+            self._actions[agent, in_journal] = intent_id
+            if len(self._actions) > _REMEMBERED:
+                self._actions.popitem(last=False)
 
     def same(self, agent: str, act_hash: str, *, instead_of: str | None = None) -> str | None:
         """Return who was remembered for an action, unless it is the one named. It may have ended since."""
@@ -111,3 +115,4 @@ class Bounds:
         """Take over the result of the count that was announced last."""
         self._depth = depth
         self._before = Counter()
+        self._actions.clear()

@@ -488,7 +488,8 @@ class Authorizer:
         self._activity.note(ask.agent, ask.intent, judgement.at, judgement.verdict)
         place = outcome.place
         if row is not None:
-            self._waiting.waits(ask.agent, row.lane, judgement.act_hash, ask.intent_id)
+            in_journal = judgement.act_hash if settled.in_journal else None
+            self._waiting.waits(ask.agent, row.lane, ask.intent_id, in_journal=in_journal)
         if place is not None and settled.in_journal:
             place = replace(place, state="journal")
         return replace(outcome, receipt=settled.receipt, place=place)

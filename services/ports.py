@@ -510,12 +510,12 @@ class Waiting(Protocol):
         """Count one parked intent and return its approximate 1-based position."""
         ...
 
-    def waits(self, agent: str, lane: int, act_hash: str, intent_id: str) -> None:
-        """Take note that a parked intent is stored, and remember it for a while."""
+    def waits(self, agent: str, lane: int, intent_id: str, *, in_journal: str | None) -> None:
+        """Take note that a parked intent is stored; with `in_journal`, the digest of its action, in a journal only."""
         ...
 
     def same(self, agent: str, act_hash: str, *, instead_of: str | None) -> str | None:
-        """Return another intent than `instead_of` that this process parked for the same action; it may have ended."""
+        """Return another intent than `instead_of` that this process parked in its journal for the same action."""
         ...
 
 

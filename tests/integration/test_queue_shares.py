@@ -66,7 +66,7 @@ async def test_several_processes_exceed_a_bound_only_by_what_they_let_in_between
                 bounds.parked("agent-1", 2)
                 intent_id = f"int_{round_}{name}{stored:03}"
                 await put(queue_pool, Row(intent_id))
-                bounds.waits("agent-1", 2, intent_id, intent_id)
+                bounds.waits("agent-1", 2, intent_id)
                 stored += 1
         assert stored == 30
         for bounds in processes:

@@ -187,7 +187,7 @@ def test_the_counter_never_counts_fewer_than_are_stored(steps, limit):
     for step in steps:
         if step == "park" and not bounds.full("a", max_per_agent=limit, max_total=limit):
             bounds.parked("a", 2)
-            bounds.waits("a", 2, str(stored), str(stored))
+            bounds.waits("a", 2, str(stored))
             stored += 1
         elif step == "begin":
             bounds.refreshing()

@@ -141,7 +141,7 @@ def test_a_queue_that_was_never_counted_is_full():
 
 def stored(bounds, agent, intent_id="int_1"):
     bounds.parked(agent, Lane.NORMAL)
-    bounds.waits(agent, Lane.NORMAL, "sha-256:a", intent_id)
+    bounds.waits(agent, Lane.NORMAL, intent_id, in_journal="sha-256:a")
 
 
 def test_who_is_on_the_way_to_the_table_is_not_lost_to_a_count_that_missed_it():
@@ -154,7 +154,7 @@ def test_who_is_on_the_way_to_the_table_is_not_lost_to_a_count_that_missed_it():
     assert full(bounds, "a")
 
     for number in range(3):
-        bounds.waits("a", Lane.NORMAL, f"sha-256:{number}", f"int_{number}")
+        bounds.waits("a", Lane.NORMAL, f"int_{number}")
     assert full(bounds, "a")
     bounds.refreshing()
     bounds.refreshed(depth(a=2))
@@ -171,6 +171,17 @@ def test_who_never_came_is_forgotten_after_some_counts():
         bounds.refreshing()
         bounds.refreshed(depth())
     assert not full(bounds, "a")
+
+
+def test_what_waits_in_the_journal_is_remembered_for_its_action_until_the_table_can_be_counted():
+    bounds = Bounds()
+    stored(bounds, "a")
+    bounds.waits("b", Lane.NORMAL, "int_2")
+    assert bounds.same("a", "sha-256:a") == "int_1"
+    assert bounds.same("b", "sha-256:a") is None
+    bounds.refreshing()
+    bounds.refreshed(depth(a=1))
+    assert bounds.same("a", "sha-256:a") is None
 
 
 def test_who_waits_for_an_action_is_remembered_until_it_is_forgotten():

@@ -11,6 +11,7 @@ from holdfast.intent import Context
 from holdfast.reasons import ReasonCode
 from world import Fault
 
+from intent_queue.bounds import Depth
 from services.authorizer import IdempotencyKeyRequired
 from services.submissions import Problem, waiting_intent
 
@@ -49,18 +50,6 @@ async def test_the_same_action_again_is_answered_with_the_intent_that_waits(desk
     assert len(places(desk)) == 1
 
 
-async def test_another_replica_finds_the_intent_that_waits_at_the_commit(desk):
-    """What this process does not remember, the database refuses."""
-    down(desk)
-    first = await desk.submit(desk.world.refund(), "a")
-    desk.world.waiting.remembers = False
-
-    again = await desk.submit(desk.world.refund(), "b")
-
-    assert again.envelope["intent_id"] == first.envelope["intent_id"]
-    assert len(places(desk)) == 1
-
-
 async def test_another_action_another_agent_and_an_ended_one_take_places_of_their_own(desk):
     down(desk)
     first = await desk.submit(desk.world.refund(), "a")
@@ -94,6 +83,23 @@ async def test_in_an_outage_of_the_store_this_process_still_knows_what_waits(des
 
     assert first.envelope["queue"]["state"] == "journal"
     assert again.envelope["intent_id"] == first.envelope["intent_id"]
+
+
+async def test_in_a_second_outage_nobody_is_told_of_what_waited_in_the_first(desk):
+    """It may have ended in between, and nobody can look."""
+    down(desk)
+    desk.recording.database.up = False
+    first = await desk.submit(desk.world.refund(), "a")
+    desk.recording.database.up = True
+    await desk.recording.restored(desk.lane)
+    await desk.submissions.cancel("support", first.envelope["intent_id"])
+    desk.world.waiting.bounds.refreshing()
+    desk.world.waiting.bounds.refreshed(Depth(by_agent={}, by_lane={}, by_state={}))
+    desk.recording.database.up = False
+
+    fresh = await desk.submit(desk.world.refund(), "b")
+
+    assert fresh.envelope["intent_id"] != first.envelope["intent_id"]
 
 
 async def test_while_the_signer_is_known_to_be_away_the_same_action_takes_one_place(desk):
