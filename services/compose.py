@@ -6,6 +6,7 @@ The API and the worker are the same machine: the worker only has another way in.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -42,7 +43,7 @@ from services.postgres.sink import PostgresSink
 from services.postgres.webhooks import PostgresDeliveries, PostgresWebhookKeys
 from services.recording.journal import Journal
 from services.recording.lane import Lane, LaneSettings, Unrecordable
-from services.remote_classifier import ClassifierUnreachable, RemoteClassifier
+from services.remote_classifier import ClassifierUnreachable, ClassifierUnsure, RemoteClassifier
 from services.replicas import LiveTraffic, Replicas, Reporter
 from services.shadow import ShadowEvaluator
 from services.shared_activity import SharedActivity
@@ -65,6 +66,7 @@ _log = logging.getLogger(__name__)
 
 _PROBE_INTERVAL_S = 0.1
 _SIGNER_CHECK_INTERVAL_S = 1.0
+_CLASSIFIER_CHECK_INTERVAL_S = 1.0
 #: What a commit may take beyond the lane's own deadline before the boundary stops waiting: the journal's fsync.
 _JOURNAL_MARGIN_S = 1.0
 
@@ -201,6 +203,20 @@ class Upkeep:
             except SigningFailed as error:
                 boundaries.token.dependency_missed(str(error))
             await asyncio.sleep(_SIGNER_CHECK_INTERVAL_S)
+
+    async def watch_classifier(self) -> None:
+        """Ask a remote classifier for a sign of health while its boundary is open, until cancelled."""
+        boundaries, classifier, policies = self._built(), self._classifier, self._policies
+        if classifier is None or policies is None:
+            return
+        while True:
+            await asyncio.sleep(_CLASSIFIER_CHECK_INTERVAL_S)
+            if boundaries.intent.state.state is not State.OPEN:
+                continue  # as long as intents reach it, they tell
+            with contextlib.suppress(TimeoutError, ClassifierUnreachable, ClassifierUnsure, WrongAnswer):
+                async with asyncio.timeout(_CLASSIFIER_CHECK_INTERVAL_S):
+                    await classifier.check(policies.current())
+                boundaries.intent.dependency_is_back()
 
     # --- canaries -------------------------------------------------------------------------------------------------
 
@@ -458,6 +474,7 @@ def background(service: Service) -> Sequence[Coroutine[None, None, None]]:
         service.credentials.run(),
         service.census.run(),
         service.upkeep.watch_signer(),
+        service.upkeep.watch_classifier(),
         service.upkeep.probe(),
         service.wakeups.run(),
         service.activity.run(),
