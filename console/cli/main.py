@@ -30,6 +30,7 @@ MODULES: Final[dict[str, dict[str, str]]] = {
     "console.cli.notify": {"notify": "try the channels of notifications, and list what was sent"},
     "console.cli.explain": {"explain": "say why an intent was decided as it was"},
     "console.cli.demo": {"demo": "play the outage story end to end"},
+    "console.cli.gameday": {"gameday": "trip every boundary of a throw-away twin, and check what it lets through"},
     "console.cli.audit": {"audit": "verify the log"},
     "console.cli.orders": {
         "halt": "stop everything, an agent, a category or an executor",

@@ -43,7 +43,11 @@ class Running:
 async def started(
     name: str, command: Sequence[str], *, environment: Mapping[str, str], log: Path, read: bool = False
 ) -> AsyncIterator[Running]:
-    """Run `command` for the time of the block; `read` leaves its standard output to the caller."""
+    """Run `command` for the time of the block; `read` leaves its standard output to the caller.
+
+    It inherits no setting of Holdfast's: what is played here never meets a deployment that the environment names.
+    """
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("HOLDFAST_")}
     with log.open("ab") as file:
         process = await asyncio.create_subprocess_exec(
             sys.executable,
@@ -58,7 +62,7 @@ async def started(
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE if read else file,
             stderr=file,
-            env={**os.environ, **environment},
+            env={**inherited, **environment},
         )
     running = Running(name, process)
     try:

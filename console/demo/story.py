@@ -21,6 +21,7 @@ from holdfast.reasons import ReasonCode
 
 from console.demo import fleet
 from console.demo.processes import Running, signal_tree, started, tree
+from console.demo.service import READY_S, tail, until_readiness_is, until_started, up_command
 from console.runtime.failure import CommandFailed
 from console.runtime.state import Runtime
 from services.postgres.log import log_snapshot
@@ -37,7 +38,6 @@ _EXECUTORS: Final = (
     *("knowledge-api", "ticket-api", "customer-api", "delivery-api"),
     *("database-api", "infra-api", "identity-api"),
 )
-_READY_S: Final = 60.0
 _SUBMIT_S: Final = 12.0  # fifteen minutes, compressed
 _RECOVER_S: Final = 90.0
 _LOOK_S: Final = 0.3
@@ -120,14 +120,11 @@ async def play(directory: Path, policies: Path, display: Display) -> Sequence[Cl
     logs = directory / "log"
     logs.mkdir()
     fleet.write_policies(policies, directory / "policies")
-    command = [
-        *(sys.executable, "-m", "console.cli.main", "up"),
-        *("--data-dir", str(story.data_dir), "--port", "0", "--policies", str(directory / "policies")),
-    ]
+    command = up_command(story.data_dir, directory / "policies")
     async with contextlib.AsyncExitStack() as stack:
         display.say("starting PostgreSQL, Valkey, signer, API and worker")
         service = await stack.enter_async_context(started("up", command, environment={}, log=logs / "up.log"))
-        bootstrap = await _ready(story, service, logs / "up.log")
+        story.base_url, bootstrap = await until_started(story.http, story.data_dir, service, logs / "up.log")
         await _start_executors(story, stack, bootstrap, logs)
         stack.push_async_callback(story.http.aclose)
         for name in fleet.agents():
@@ -145,37 +142,6 @@ async def play(directory: Path, policies: Path, display: Display) -> Sequence[Cl
 
 
 # --- start ------------------------------------------------------------------------------------------------------------
-
-
-async def _ready(story: Story, service: Running, log: Path) -> dict[str, dict[str, str]]:
-    """Wait until the service is ready, and return its bootstrap file."""
-    deadline = time.monotonic() + _READY_S
-    bootstrap = story.data_dir / "bootstrap.json"
-    while time.monotonic() < deadline:
-        if service.process.returncode is not None:
-            raise CommandFailed(f"`holdfast up` ended: {_tail(log)}")
-        if bootstrap.exists() and (story.data_dir / "runtime.json").exists():
-            document: dict[str, dict[str, str]] = json.loads(bootstrap.read_text(encoding="utf-8"))
-            story.base_url = Runtime.read(story.data_dir / "runtime.json").base_url
-            if await _readiness(story) == 200:  # noqa: PLR2004 - HTTP
-                return document
-        await asyncio.sleep(_LOOK_S)
-    raise CommandFailed(f"the service did not become ready: {_tail(log)}")
-
-
-async def _readiness(story: Story) -> int:
-    try:
-        return (await story.http.get(f"{story.base_url}/readyz")).status_code
-    except httpx2.HTTPError:
-        return 0
-
-
-async def _until_readiness_is(story: Story, *, ready: bool, limit_s: float) -> None:
-    deadline = time.monotonic() + limit_s
-    while (await _readiness(story) == 200) is not ready:  # noqa: PLR2004 - HTTP
-        if time.monotonic() > deadline:
-            raise CommandFailed(f"the service was not {'ready' if ready else 'unready'} within {limit_s:.0f} s")
-        await asyncio.sleep(0.1)
 
 
 async def _start_executors(
@@ -198,7 +164,7 @@ async def _start_executors(
     for log, executor in running:
         line = await executor.process.stdout.readline() if executor.process.stdout is not None else b""
         if not line.strip().isdigit():
-            raise CommandFailed(f"the executor {executor.name} did not start: {_tail(log)}")
+            raise CommandFailed(f"the executor {executor.name} did not start: {tail(log)}")
         story.executors[executor.name] = f"http://127.0.0.1:{int(line)}/run"
 
 
@@ -230,7 +196,7 @@ async def _outage(story: Story, consumed: Authority) -> list[Blocked]:
     count = signal_tree(database, signal.SIGSTOP)
     story.display.say(f"outage: PostgreSQL is stopped ({count} processes)")
     try:
-        await _until_readiness_is(story, ready=False, limit_s=10)
+        await until_readiness_is(story.http, story.base_url, ready=False, limit_s=10)
         plan = fleet.outage()
         blocked: list[Blocked] = []
         granted: list[Planned] = []
@@ -268,7 +234,7 @@ async def _outage(story: Story, consumed: Authority) -> list[Blocked]:
 async def _recovery(story: Story, blocked: list[Blocked]) -> None:
     """PostgreSQL goes on; each intent is evaluated anew, claimed by its agent, and executed."""
     story.display.say("recovery: PostgreSQL goes on")
-    await _until_readiness_is(story, ready=True, limit_s=_READY_S)
+    await until_readiness_is(story.http, story.base_url, ready=True, limit_s=READY_S)
     waiting: dict[str, list[Blocked]] = {}
     for item in blocked:
         waiting.setdefault(item.planned.agent, []).append(item)
@@ -371,7 +337,7 @@ async def _verify(story: Story, blocked: Iterable[Blocked], logs: Path) -> None:
     story.claim(
         "the chain verifies with no gap across the outage",
         held=status == 0 and bool(receipts),
-        seen=f"{_tail(logs / 'audit.log')}; {len(receipts)} receipts found",
+        seen=f"{tail(logs / 'audit.log')}; {len(receipts)} receipts found",
     )
 
 
@@ -469,8 +435,3 @@ def _early(order: Sequence[int]) -> int:
         later = min(index + 1 + _WINDOW, len(order))
         early += best_after[later] < lane
     return early
-
-
-def _tail(log: Path) -> str:
-    lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines() if log.exists() else []
-    return lines[-1] if lines else "it said nothing"

@@ -1,0 +1,1 @@
+"""Every boundary of a throw-away twin tripped in turn: what `holdfast gameday` runs."""
