@@ -183,9 +183,7 @@ class Supervisor:
                 await children.start(valkey.command(), valkey.ready)
             await _migrate(place)
             # 5. Who signs, and within which bounds.
-            SignerFiles(data.signer).write(policy, issuer=place.base_url)
-            if not data.callbacks_key.exists():
-                write_private(data.callbacks_key, encode_private(Ed25519PrivateKey.generate()) + "\n")
+            write_keys(data, policy, issuer=place.base_url)
             await children.start(place.signer(), _accepts(place.signer_socket))
             # 6. Who may call.
             await run_once(place.service("provision"), data.logs / "provision.log")
@@ -197,6 +195,13 @@ class Supervisor:
             options.say(_welcome(place, policy))
             # 8. Until told to stop, or a child cannot be kept alive.
             raise CommandFailed(await children.lost())
+
+
+def write_keys(data: DataDirectory, policy: Policy, *, issuer: str) -> None:
+    """Write what the signer may sign, and whatever key there is not yet."""
+    SignerFiles(data.signer).write(policy, issuer=issuer)
+    if not data.callbacks_key.exists():
+        write_private(data.callbacks_key, encode_private(Ed25519PrivateKey.generate()) + "\n")
 
 
 @contextmanager

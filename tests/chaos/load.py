@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import random
+import time
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Self
@@ -47,18 +48,41 @@ class Planned:
     became: str = "open"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """One JSON answer to one agent, by this machine's clock: when the question was sent, when the answer was read."""
+
+    agent: str
+    submitted: bool
+    sent_at: float
+    read_at: float
+    status: int
+    body: dict[str, Any]
+
+
 class Heard(httpx2.AsyncHTTPTransport):
     """A transport that keeps every JSON answer."""
 
-    def __init__(self, answers: list[tuple[int, dict[str, Any]]]) -> None:
+    def __init__(self, agent: str, answers: list[Answer]) -> None:
         super().__init__()
+        self._agent = agent
         self._answers = answers
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
+        sent_at = time.time()
         response = await super().handle_async_request(request)
         body = await response.aread()
         if response.headers.get("content-type") in {"application/json", "application/problem+json"}:
-            self._answers.append((response.status_code, json.loads(body)))
+            self._answers.append(
+                Answer(
+                    agent=self._agent,
+                    submitted=request.method == "POST" and request.url.path == "/v1/intents",
+                    sent_at=sent_at,
+                    read_at=time.time(),
+                    status=response.status_code,
+                    body=json.loads(body),
+                )
+            )
         return response
 
 
@@ -69,7 +93,7 @@ class Load:
         self._service = service
         self._ledger_path = ledger
         self._random = random.Random(seed)
-        self.answers: list[tuple[int, dict[str, Any]]] = []
+        self.answers: list[Answer] = []
         self.plan = [self._planned(name, number) for number in range(intents)]
         self.answered = asyncio.Event()
         self._moment = self._random.randrange(intents // 4, intents // 2)
@@ -123,16 +147,16 @@ class Load:
     def receipts(self) -> list[str]:
         """Return every receipt of every answer."""
         found = {}
-        for _, body in self.answers:
-            if (receipt := body.get("receipt")) is not None:
+        for answer in self.answers:
+            if (receipt := answer.body.get("receipt")) is not None:
                 found[f"{receipt['stream']}:{receipt['seq']}:{receipt['hash']}"] = None
         return list(found)
 
     def tokens(self) -> set[str]:
         """Return every token that was released."""
-        return {body["token"] for _, body in self.answers if body.get("token") is not None}
+        return {answer.body["token"] for answer in self.answers if answer.body.get("token") is not None}
 
-    def lines(self) -> list[dict[str, str]]:
+    def lines(self) -> list[dict[str, Any]]:
         """Return what was really executed."""
         text = self._ledger_path.read_text() if self._ledger_path.exists() else ""
         return [json.loads(line) for line in text.splitlines()]
@@ -144,14 +168,14 @@ class Load:
 class _Hands:
     """The clients and guards of one load."""
 
-    def __init__(self, service: RunningService, ledger: Path, answers: list[tuple[int, dict[str, Any]]]) -> None:
+    def __init__(self, service: RunningService, ledger: Path, answers: list[Answer]) -> None:
         self._clients = {
             agent: AsyncClient(
                 service.base_url,
                 service.key("agent", agent),
                 agent=agent,
                 patience=_ONCE,
-                transport=Heard(answers),
+                transport=Heard(agent, answers),
             )
             for agent in AGENTS
         }
@@ -224,11 +248,18 @@ class _Hands:
     async def _execute(self, planned: Planned, authority: Authority) -> None:
         intent = Intent.from_json(planned.document)
         guard = self._guards[authority.claims.aud]
+        asked_at = time.time()
         try:
             async with guard.authorize(
                 authority.token, action=intent.action, resource=intent.resource, parameters=intent.parameters
             ) as grant:
-                line = {"txn": grant.claims.txn, "jti": grant.claims.jti, "key": planned.key}
+                line = {
+                    "txn": grant.claims.txn,
+                    "jti": grant.claims.jti,
+                    "key": planned.key,
+                    "asked_at": asked_at,
+                    "ran_at": time.time(),
+                }
                 os.write(self._ledger, json.dumps(line).encode() + b"\n")
             planned.became = "executed"
         except TokenRejected as error:
