@@ -72,4 +72,4 @@ class ApprovedInOutage:
         if allow is None:
             return judgement
         approvals = tuple(approval.approval_id for approval in counted)
-        return replace(judgement, verdict=allow, mode=Mode.OPERATOR, approvals=approvals)
+        return replace(judgement, verdict=allow, mode=Mode.OPERATOR, instead=verdict, approvals=approvals)

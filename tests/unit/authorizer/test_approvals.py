@@ -242,6 +242,7 @@ async def test_two_people_permit_what_cannot_be_evaluated_and_everything_says_so
     assert claimed.determining == tuple(f"operator:{approval}" for approval in approvals)
     for entry in world.recorder.entries("decision"):
         assert (entry.members["mode"], entry.members["elevated"]) == ("operator", True)
+        assert entry.members["instead_of"] == "circuit_open"
         assert entry.members["approvals"] == approvals
     [review] = world.recorder.entries("review.opened")
     assert review.members == {
