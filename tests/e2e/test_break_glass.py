@@ -34,8 +34,11 @@ def house(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def people(house):
-    """Return bearer headers of operators beside the first."""
-    return {"admin": house.bearer("operator"), **asyncio.run(hired(house))}
+    """Return bearer headers of operators beside the first, all known to the API even while PostgreSQL is away."""
+    made = {"admin": house.bearer("operator"), **asyncio.run(hired(house))}
+    snapshot = house.data / "credentials-api.json"
+    until(lambda: made.keys() <= {entry[2] for entry in json.loads(snapshot.read_bytes())}, "the API has read them all")
+    return made
 
 
 async def hired(house: RunningService) -> dict[str, dict[str, str]]:
