@@ -14,13 +14,12 @@ from holdfast.reasons import Mode
 from services.break_glass_notices import of_use
 from services.decision import break_glass, fail_open
 from services.decision.verdict import Allow, Unavailable
-from services.notices.notice import ID_PREFIX
+from services.notices.notice import ID_PREFIX, MAX_DETAIL, MAX_SUMMARY, Kind, Notice, Severity, printable
 from services.ports import StoreUnreachable
 
 if TYPE_CHECKING:
     from services.decision.policy import Request
     from services.judgement import Judgement
-    from services.notices.notice import Notice
     from services.ports import BreakGlassUses, Clock, Ids, StandingOrders
 
 
@@ -52,18 +51,37 @@ class Openings:
     @staticmethod
     def told(intent_id: str, agent: str, judgement: Judgement, ids: Ids) -> tuple[Notice, ...]:
         """Return what people are told of a token that an opening lets out."""
-        use = judgement.break_glass
-        if use is None:
+        use, classified = judgement.break_glass, judgement.classified
+        if use is not None:
+            return (
+                of_use(
+                    notice_id=ids.new(ID_PREFIX),
+                    at=judgement.at,
+                    activation=use.activation,
+                    review=use.review_id,
+                    intent_id=intent_id,
+                    agent=agent,
+                    category=use.category,
+                ),
+            )
+        if judgement.mode is Mode.NORMAL or classified is None:
             return ()
+        fell_open = judgement.mode is Mode.FAIL_OPEN
+        whose = ", ".join(judgement.verdict.determining)
         return (
-            of_use(
+            Notice(
                 notice_id=ids.new(ID_PREFIX),
+                kind=Kind.FAIL_OPEN_USED if fell_open else Kind.OPERATOR_PERMITTED,
+                severity=Severity.ERROR,
+                dedupe_key=f"fail_open:{classified.impact}" if fell_open else f"operator:{intent_id}",
+                summary=printable(f"{agent} was let through unevaluated for {classified.category}", limit=MAX_SUMMARY),
                 at=judgement.at,
-                activation=use.activation,
-                review=use.review_id,
-                intent_id=intent_id,
-                agent=agent,
-                category=use.category,
+                details={
+                    "intent_id": intent_id,
+                    "agent": printable(agent, limit=MAX_DETAIL),
+                    "category": printable(classified.category, limit=MAX_DETAIL),
+                    "by": printable(whose, limit=MAX_DETAIL),
+                },
             ),
         )
 

@@ -41,6 +41,7 @@ class Kind(StrEnum):
     BREAK_GLASS_REVOKED = "break_glass.revoked"
     BREAK_GLASS_FLAGGED = "break_glass.flagged"
     FAIL_OPEN_USED = "fail_open.used"
+    OPERATOR_PERMITTED = "operator.permitted"
     OVERRIDE_SET = "override.set"
     OVERRIDE_EXPIRED = "override.expired"
     HALT_SET = "halt.set"

@@ -88,7 +88,9 @@ async def test_only_what_was_opened_in_advance_passes_unevaluated(configured, im
     elif opened:
         assert (outcome.reason_code, outcome.mode) == (ReasonCode.ALLOWED, Mode.FAIL_OPEN)
         assert verify_signature(outcome.token, world.signer.verify_keys()).mode == "fail_open"
-        assert world.recorder.entries("decision")[0].members["elevated"] is True
+        (entry,) = world.recorder.entries("decision")
+        assert entry.members["elevated"] is True
+        assert [notice.kind for notice in entry.notices] == ["fail_open.used"]
     else:
         assert (outcome.reason_code, outcome.status) == (ReasonCode.EVALUATION_UNAVAILABLE, Status.QUEUED)
         assert (outcome.mode, world.signer.signed) == (Mode.NORMAL, [])
