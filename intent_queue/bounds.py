@@ -84,7 +84,7 @@ class Bounds:
         """Take note that one who was let in is stored.
 
         Where it is in a journal only, no query finds it: then `in_journal` is its action, for which it is remembered
-        until the table can be counted again. It cannot end before.
+        until the journal is empty or the table can be counted again. It cannot end before.
         """
         who = agent, Lane(lane)
         coming = next((counted for counted in self._coming if counted[who] > 0), None)
@@ -104,6 +104,10 @@ class Bounds:
     def forget(self, agent: str, act_hash: str) -> None:
         """Forget who waits for an action: it has ended."""
         self._actions.pop((agent, act_hash), None)
+
+    def journal_is_empty(self) -> None:
+        """Forget who waited in a journal: queries find them now, and tell whether they still wait."""
+        self._actions.clear()
 
     def refreshing(self) -> None:
         """Announce a count of the table, which will find whoever was let in until now."""

@@ -56,6 +56,7 @@ from signer.client import SignerClient
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 
+    from intent_queue.bounds import Bounds
     from services.boundary import BoundaryState
     from services.breaker import Transition
     from services.decision.orders import Orders
@@ -141,6 +142,7 @@ class Upkeep:
         self._heartbeat: Heartbeat | None = None
         self._classifier: RemoteClassifier | None = None
         self._policies: ActivePolicies | None = None
+        self._bounds: Bounds | None = None
 
     def watch(
         self,
@@ -149,8 +151,10 @@ class Upkeep:
         *,
         policies: ActivePolicies,
         classifier: RemoteClassifier | None,
+        bounds: Bounds,
     ) -> None:
         """Take what is built after this."""
+        self._bounds = bounds
         self._boundaries = boundaries
         self._policies, self._classifier = policies, classifier
         self._heartbeat = heartbeat
@@ -174,6 +178,8 @@ class Upkeep:
         if in_journal:
             self._boundaries.audit.dependency_is_gone("PostgreSQL takes no commits")
         else:
+            if self._bounds is not None:
+                self._bounds.journal_is_empty()
             self._boundaries.audit.dependency_is_back()
 
     def on_orders(self, orders: Orders) -> None:
@@ -367,7 +373,7 @@ async def _open_parts(
     boundaries = _boundaries(policy, clock, lane, metrics, notices, reporter)
     notices.watch((boundaries.intent, boundaries.evaluation, boundaries.token, boundaries.audit), policies)
     remote = _remote_classifier(settings)
-    upkeep.watch(boundaries, heartbeat, policies=policies, classifier=remote)
+    upkeep.watch(boundaries, heartbeat, policies=policies, classifier=remote, bounds=census.bounds)
     orders = OrderBook(
         pool,
         settings.data_dir / f"orders-{settings.instance}.json",

@@ -39,8 +39,9 @@ class QueueCensus:
         loop = asyncio.get_running_loop()
         while True:
             began = loop.time()
-            await census.count(self.bounds, self._store)
-            took_s = loop.time() - began
+            counted = await census.count(self.bounds, self._store)
+            # One that failed took the time of its deadline, not of the table's.
+            took_s = loop.time() - began if counted else 0.0
             self._publish()
             await asyncio.sleep(max(self._interval_s, took_s * _REST))
 

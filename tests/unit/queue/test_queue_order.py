@@ -161,6 +161,17 @@ def test_who_is_on_the_way_to_the_table_is_not_lost_to_a_count_that_missed_it():
     assert not full(bounds, "a")
 
 
+def test_who_waited_in_a_journal_answers_for_its_action_only_until_the_journal_is_empty():
+    """It may have ended since: in a second outage its action is somebody else's."""
+    bounds = Bounds()
+    stored(bounds, "a")
+    assert bounds.same("a", "sha-256:a", instead_of=None) == "int_1"
+
+    bounds.journal_is_empty()
+
+    assert bounds.same("a", "sha-256:a", instead_of=None) is None
+
+
 def test_who_never_came_is_forgotten_after_some_counts():
     bounds = Bounds()
     bounds.refreshed(depth())
