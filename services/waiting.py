@@ -40,10 +40,10 @@ class QueueCensus:
         while True:
             began = loop.time()
             counted = await census.count(self.bounds, self._store)
-            # One that failed took the time of its deadline, not of the table's.
-            took_s = loop.time() - began if counted else 0.0
+            took_s = loop.time() - began
             self._publish()
-            await asyncio.sleep(max(self._interval_s, took_s * _REST))
+            # A count that failed is no load: after an outage the table is counted soon, and not 19 deadlines later.
+            await asyncio.sleep(max(self._interval_s, took_s * _REST) if counted else self._interval_s)
 
     def _publish(self) -> None:
         depth = self.bounds.depth

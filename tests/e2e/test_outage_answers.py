@@ -236,3 +236,17 @@ def test_a_child_that_is_killed_comes_back_and_everything_with_it(service, child
     until(lambda: service.grants(refund(41), next(keys)) is not None, "new tokens are granted")
     until(lambda: service.grants(read_note(), f"kill-{child}") == before["token"], "the same token comes again")
     service.until_ready()
+
+
+def test_what_waited_in_one_outage_and_is_over_is_not_said_to_wait_in_the_next(service):
+    """The same action is asked for again: it is another intent, and waits by itself."""
+    waiting = []
+    for outage in ("first", "second"):
+        with service.stopped("postgres"):
+            until(lambda: "store_unreachable" in service.troubles(), "the outage is noticed")
+            answer = service.submit(refund(61), key=f"{outage}-outage")
+            waiting.append(envelope(answer, 503, "EVALUATION_UNAVAILABLE", status="queued"))
+        claimed_and_consumed(service, waiting[-1], refund(61), "bank-api")
+
+    assert waiting[0]["intent_id"] != waiting[1]["intent_id"]
+    assert service.faults() == []
