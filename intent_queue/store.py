@@ -85,7 +85,8 @@ class QueueStore:
             by_age = await self._candidates(connection, _OLDEST, limit) if order.Slot.OLDEST in slots else []
             turns = await self._turns(connection, in_line, slots)
             picked = order.pick(self._slot, limit, in_line, by_age, turns)
-            items = await self._lease(connection, [one.intent_id for one in picked], worker, lease_s)
+            held = await self._held(connection, in_line, picked)
+            items = await self._lease(connection, held, worker, lease_s)
         self._slot = (self._slot + len(items)) % order.SLOTS
         self._served = turns.served
         return items
@@ -221,11 +222,19 @@ class QueueStore:
         if last is not None:
             served = self._served.get(last, "")
             rows = await connection.fetch(_TURNS, last, served, count, len(slots), timeout=self._deadline_s)
-            # Locked like the others, or left out.
-            ids = [row["intent_id"] for row in rows]
-            held = {row["intent_id"] for row in await connection.fetch(_HOLD, ids, timeout=self._deadline_s)}
-            turns.add(Candidate(row["intent_id"], last, row["agent"]) for row in rows if row["intent_id"] in held)
+            turns.add(Candidate(row["intent_id"], last, row["agent"]) for row in rows)
         return turns
+
+    async def _held(
+        self, connection: Connection, in_line: Sequence[Candidate], picked: Sequence[Candidate]
+    ) -> list[str]:
+        """Return who of the picked is locked now. The line is; of the others only those picked, if nobody else is."""
+        locked = {one.intent_id for one in in_line}
+        others = [one.intent_id for one in picked if one.intent_id not in locked]
+        if others:
+            rows = await connection.fetch(_HOLD, others, timeout=self._deadline_s)
+            locked |= {row["intent_id"] for row in rows}
+        return [one.intent_id for one in picked if one.intent_id in locked]
 
     async def _ids(self, connection: Connection, sql: str, limit: int) -> list[str]:
         rows = await connection.fetch(sql, limit, timeout=self._deadline_s)

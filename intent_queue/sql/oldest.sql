@@ -1,7 +1,6 @@
--- $1 how many
+-- $1 how many; not locked, see `hold`
 SELECT intent_id, lane, agent
   FROM queue_entries
  WHERE state = 'waiting' AND not_before <= now() AND expires_at > now()
  ORDER BY enqueued_at, intent_id
  LIMIT $1
-   FOR UPDATE SKIP LOCKED

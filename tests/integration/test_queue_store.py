@@ -491,6 +491,7 @@ async def test_the_census_keeps_the_bounds_fresh_and_the_last_count_outlives_an_
 
     await queue_pool.execute("ALTER TABLE queue_entries RENAME TO away")
     bounds.parked("b", Lane.NORMAL)
+    bounds.waits("b", Lane.NORMAL, "int_b")
     assert not await census.count(bounds, store)
     assert bounds.full("b", max_per_agent=1, max_total=9)
 
