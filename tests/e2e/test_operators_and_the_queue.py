@@ -231,13 +231,13 @@ def test_what_was_permitted_in_an_outage_is_evaluated_once_that_is_over(service,
 
 
 def test_a_denial_is_what_the_agent_hears(service, operators):
-    intent_id = waiting(service, held("denied"), "denied")
+    intent_id = waiting(service, held("op-denied"), "op-denied")
 
     denied = operators.act("olga", "deny", intent_id, version=1, note="not today")
 
     assert denied.json()["status"] == "denied"
     assert service.look(intent_id).json()["reason_code"] == "OPERATOR_DENIED"
-    envelope(service.submit(held("denied"), key="denied"), 403, "OPERATOR_DENIED", status="denied")
+    envelope(service.submit(held("op-denied"), key="op-denied"), 403, "OPERATOR_DENIED", status="denied")
 
 
 def test_a_lane_is_changed_for_the_operator_and_the_agent(service, operators):
