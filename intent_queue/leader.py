@@ -30,6 +30,12 @@ _LOST: Final = (
     asyncpg.InternalClientError,
     OSError,
     TimeoutError,
+    # An answer that cannot be read.
+    ValueError,
+    LookupError,
+    ArithmeticError,
+    BufferError,
+    TypeError,
 )
 
 

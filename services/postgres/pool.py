@@ -22,6 +22,9 @@ UNREACHABLE: Final = (
     TimeoutError,
 )
 
+#: What reading an answer raises that is not one: bytes that were damaged on the way.
+GARBAGE: Final = (ValueError, LookupError, ArithmeticError, BufferError, TypeError)
+
 QUERY_TIMEOUT_S: Final = 1.0
 
 
@@ -52,8 +55,12 @@ class ReadPool:
         """Lend a connection. Raises: StoreUnreachable for whatever goes wrong with the server, here or inside."""
         try:
             async with self.pool.acquire(timeout=QUERY_TIMEOUT_S) as connection:
-                yield connection
-        except UNREACHABLE as error:
+                try:
+                    yield connection
+                except GARBAGE:
+                    connection.terminate()  # nobody knows where its next answer begins
+                    raise
+        except (*UNREACHABLE, *GARBAGE) as error:
             raise StoreUnreachable(f"{type(error).__name__}: {error}") from error
 
     async def close(self) -> None:
