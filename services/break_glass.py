@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING, Protocol
 
 from holdfast.reasons import ReasonCode
 
-from services.boundary import BoundaryUnavailable, WrongAnswer
+from services.boundary import BoundaryUnavailable
 from services.break_glass_notices import of_activation
 from services.decision import break_glass
 from services.decision.orders import Order, OrderKind
 from services.notices.notice import ID_PREFIX, Kind
 from services.ports import BreakGlassUses, ConfirmOrder, EndOrder, Entry, PutOrder
+from services.settling import kept
 from services.submissions import Problem
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from services.boundary import Boundary
     from services.decision.review import OpenReview
     from services.decision.settings import BreakGlass as Rule
-    from services.ports import Clock, Effect, Ids, OrderLedger, Pending, PolicySource, Recorder, Settled
+    from services.ports import Clock, Effect, Ids, OrderLedger, PolicySource, Recorder, Settled
 
 
 class BreakGlassLedger(BreakGlassUses, Protocol):
@@ -278,21 +279,11 @@ class BreakGlass:
         )
         entry = Entry(kind=kind, at=at, members=members, effect=effect, journal_may_release=True, notices=notices)
 
-        async def attempt() -> tuple[Pending, Settled]:
-            pending = self._recorder.append(entry)
-            return pending, await pending.settled()
-
-        def stands(answer: tuple[Pending, Settled]) -> None:
-            pending, settled = answer
-            if settled.receipt != pending.receipt:
-                raise WrongAnswer("the receipt is not of this record")
-
         try:
-            _, settled = await self._audit.call(attempt, proves=stands, though_open=True)
+            return await kept(self._recorder, self._audit, entry)
         except BoundaryUnavailable as error:
             detail = "it could not be recorded"
             raise Problem(503, ReasonCode.AUDIT_UNAVAILABLE, detail, retry_after_s=2) from error
-        return settled
 
 
 def _put(order: Order) -> PutOrder:

@@ -9,9 +9,10 @@ from holdfast.intent import Action
 from holdfast.reasons import ReasonCode
 from holdfast.token import check_claims, verify_signature
 
-from services.boundary import BoundaryUnavailable, WrongAnswer
+from services.boundary import BoundaryUnavailable
 from services.judgement import stopped_by
 from services.ports import ConsumeToken, Entry, LimitsUnreachable, ReportOutcome, StoreUnreachable, TokenState
+from services.settling import committed
 from services.submissions import Problem
 
 if TYPE_CHECKING:
@@ -26,9 +27,7 @@ if TYPE_CHECKING:
         Clock,
         Consumed,
         Limits,
-        Pending,
         Recorder,
-        Settled,
         StandingOrders,
         TokenSigner,
         TokenStore,
@@ -190,22 +189,10 @@ class Consumption:
 
     async def _commit(self, entry: Entry) -> bool:
         """Record on a commit alone. Returns whether the effect was applied. Raises: Problem 503."""
-
-        async def attempt() -> tuple[Pending, Settled]:
-            # Within the boundary: while it is open nothing is even chained, and no token is used up in vain.
-            pending = self._recorder.append(entry)
-            return pending, await pending.settled()
-
-        def is_durable(answer: tuple[Pending, Settled]) -> None:
-            pending, settled = answer
-            if settled.receipt != pending.receipt or settled.in_journal:
-                raise WrongAnswer("the receipt is not of this record")
-
         try:
-            _, settled = await self._audit.call(attempt, proves=is_durable)
+            return (await committed(self._recorder, self._audit, entry)).applied
         except BoundaryUnavailable as error:
             raise _away("it could not be recorded") from error
-        return settled.applied
 
 
 def _entry(claims: Claims, executor: str, clock: Clock) -> Entry:

@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Final
 
 from holdfast.reasons import ReasonCode
 
-from services.boundary import BoundaryUnavailable, WrongAnswer
+from services.boundary import BoundaryUnavailable
 from services.decision.catalog import Impact
 from services.decision.fail_open import OVERRIDABLE
 from services.decision.orders import EVERYTHING, Order, OrderKind
 from services.notices.notice import ID_PREFIX, MAX_DETAIL, MAX_SUMMARY, Kind, Notice, Severity, printable
 from services.ports import EndOrder, Entry, PutOrder
+from services.settling import committed, kept
 from services.submissions import Problem
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from holdfast.strict_json import JSON
 
     from services.boundary import Boundary
-    from services.ports import Clock, Effect, Ids, OrderLedger, Pending, PolicySource, Recorder, Settled
+    from services.ports import Clock, Effect, Ids, OrderLedger, PolicySource, Recorder
 
 MAX_OVERRIDE_S: Final = 24 * 3600
 _GRAVE: Final = frozenset({Impact.HIGH, Impact.CRITICAL})
@@ -246,17 +247,8 @@ class Ordering:
             notices=() if told is None else (told,),
         )
 
-        async def attempt() -> tuple[Pending, Settled]:
-            pending = self._recorder.append(entry)
-            return pending, await pending.settled()
-
-        def stands(answer: tuple[Pending, Settled]) -> None:
-            pending, settled = answer
-            if settled.receipt != pending.receipt or (settled.in_journal and not restricts):
-                raise WrongAnswer("the receipt is not of this record")
-
         try:
-            _, settled = await self._audit.call(attempt, proves=stands, though_open=restricts)
+            settled = await (kept if restricts else committed)(self._recorder, self._audit, entry)
         except BoundaryUnavailable as error:
             detail = "the order could not be recorded"
             raise Problem(503, ReasonCode.AUDIT_UNAVAILABLE, detail, retry_after_s=2) from error

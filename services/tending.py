@@ -31,11 +31,11 @@ from services.decision.catalog import Impact
 from services.decision.fail_open import DEPENDENCY_GONE
 from services.decision.policy import Request
 from services.decision.verdict import Deny, Hold, Unavailable
-from services.evidence import durable
 from services.judgement import action_of
 from services.outcome import LANE_NAMES, Place
 from services.ports import Entry, StoreUnreachable
 from services.queue_effects import ApproveIntent, ReorderIntent, RequeueIntent
+from services.settling import committed
 from services.submissions import Problem, waiting_intent
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ if TYPE_CHECKING:
     from services.decision.verdict import Verdict
     from services.judgement import WaitingIntent
     from services.outcome import Outcome
-    from services.ports import Activity, Clock, Effect, Ids, Pending, PolicySource, Recorder, Settled, StoredIntent
+    from services.ports import Activity, Clock, Effect, Ids, PolicySource, Recorder, StoredIntent
     from services.queued import Glance, QueuedIntent, QueuedIntents, QueueEntry
 
 #: Another writer may have its hands on an intent for a moment.
@@ -404,16 +404,10 @@ class Tending:
     async def _record(self, kind: str, members: Mapping[str, JSON], effect: Effect | None) -> bool:
         """Record on a commit alone. Returns whether the effect was applied. Raises: Problem 503."""
         entry = Entry(kind=kind, at=self._clock.now(), members=members, effect=effect)
-
-        async def attempt() -> tuple[Pending, Settled]:
-            pending = self._recorder.append(entry)
-            return pending, await pending.settled()
-
         try:
-            _, settled = await self._audit.call(attempt, proves=lambda answer: durable(*answer))
+            return (await committed(self._recorder, self._audit, entry)).applied
         except BoundaryUnavailable as error:
             raise _unrecorded() from error
-        return settled.applied
 
 
 # --- what is said of an intent ----------------------------------------------------------------------------------------
