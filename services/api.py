@@ -35,7 +35,7 @@ from services.policies import NoPolicies
 from services.policy_keys import TrustedKeys
 from services.postgres.decisions import PostgresDecisions
 from services.postgres.reviews import PostgresReviews
-from services.process import configure_logging, read_settings, refuse
+from services.process import configure_logging, end_with, read_settings, refuse
 from services.publishing import Publisher
 from services.reviewing import Reviewing
 from services.settings import guard_of
@@ -75,6 +75,8 @@ async def _serve(settings: Settings, args: argparse.Namespace) -> None:
         callbacks = callbacks_of(service)
         upkeep = (*background(service), service.hub.run(), callbacks.run())
         running = [tasks.create_task(coroutine) for coroutine in upkeep]
+        for task in running:
+            task.add_done_callback(end_with)
         server = _Server(
             uvicorn.Config(
                 build_app(service, callbacks),

@@ -3,15 +3,33 @@
 from __future__ import annotations
 
 import logging
+import signal
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from pydantic import ValidationError
 
 from services.settings import Settings
 
 if TYPE_CHECKING:
+    import asyncio
+
     from services.decision.finding import BundleInvalid
+
+
+_log = logging.getLogger(__name__)
+_END_S: Final = 10
+
+
+def end_with(task: asyncio.Task[None]) -> None:
+    """End the process if this task failed, whatever holds the others: half a process must not go on answering.
+
+    For `add_done_callback`. The task's group asks everybody to stop; SIGALRM ends whoever does not listen, and the
+    supervisor starts the process again.
+    """
+    if not task.cancelled() and (error := task.exception()) is not None:
+        _log.critical("the process ends, because a part of it failed", exc_info=error)
+        signal.alarm(_END_S)
 
 
 def configure_logging() -> None:

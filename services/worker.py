@@ -27,7 +27,7 @@ from services.policies import NoPolicies
 from services.ports import Entry, RecordingFailed
 from services.postgres.decisions import PostgresDecisions
 from services.postgres.reviews import PostgresReviews
-from services.process import configure_logging, read_settings, refuse
+from services.process import configure_logging, end_with, read_settings, refuse
 from services.settings import guard_of
 from services.webhooks import Webhooks
 
@@ -92,6 +92,8 @@ async def _work(settings: Settings, webhook_keys: Sequence[Ed25519PrivateKey]) -
         # Not all regions at once.
         quiet_s = _CLOSED_FOR_S + random.uniform(0, _JITTER_S)  # noqa: S311 - no secret
         running.append(tasks.create_task(_aftermath(service).run(aftermath_leader)))
+        for task in running:
+            task.add_done_callback(end_with)
         drain = Drain(
             service.queue,
             AuthorizingDecider(service.authorizer),
