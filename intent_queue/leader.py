@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Final
 
 import asyncpg
 
+from intent_queue.driver import UNREACHABLE
+
 if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
@@ -24,19 +26,6 @@ _KEEPALIVE: Final = {
     "tcp_keepalives_interval": "2",
     "tcp_keepalives_count": "3",
 }
-_LOST: Final = (
-    asyncpg.PostgresError,
-    asyncpg.InterfaceError,
-    asyncpg.InternalClientError,
-    OSError,
-    TimeoutError,
-    # An answer that cannot be read.
-    ValueError,
-    LookupError,
-    ArithmeticError,
-    BufferError,
-    TypeError,
-)
 
 
 class Leader:
@@ -58,7 +47,7 @@ class Leader:
             else:
                 got = await connection.fetchval("SELECT pg_try_advisory_lock($1)", self._key, timeout=self._deadline_s)
                 self._leads = got is True
-        except _LOST:
+        except UNREACHABLE:
             self._drop()
         return self._leads
 

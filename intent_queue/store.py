@@ -15,6 +15,7 @@ import asyncpg
 
 from intent_queue import order
 from intent_queue.bounds import Depth, LaneDepth
+from intent_queue.driver import UNREACHABLE
 from intent_queue.item import ClaimedItem, Cursor, Filters, Page, QueuedItem, Reclaimed
 from intent_queue.order import Candidate, Lane
 from intent_queue.states import MAX_ATTEMPTS, State
@@ -33,14 +34,6 @@ RECLAIM_LIMIT: Final = 1_000
 # A worker that stalls between two statements must not keep the recorder waiting for its rows.
 _BEGIN: Final = "BEGIN; SET LOCAL idle_in_transaction_session_timeout = '1s'"
 _LONG_AGO: Final = datetime(1, 1, 1, tzinfo=UTC)
-
-_UNREACHABLE: Final = (
-    asyncpg.PostgresError,
-    asyncpg.InterfaceError,
-    asyncpg.InternalClientError,
-    OSError,
-    TimeoutError,
-)
 
 
 def _sql(name: str) -> str:
@@ -253,8 +246,13 @@ class QueueStore:
         # The time to acquire also bounds the release, which waits for a cancelled statement.
         try:
             async with self._pool.acquire(timeout=self._deadline_s) as connection:
-                yield connection
-        except _UNREACHABLE as error:
+                try:
+                    yield connection
+                except UNREACHABLE as error:
+                    if not isinstance(error, asyncpg.PostgresError):
+                        connection.terminate()  # what it holds of the server may be garbled
+                    raise
+        except UNREACHABLE as error:
             raise QueueUnavailable(f"the queue's database failed: {type(error).__name__}") from error
 
     @asynccontextmanager

@@ -128,7 +128,7 @@ class Replicas:
         self._read_at = asked_at
         found = sorted({f"{name} ({report.process})" for report in self._reports for name in report.not_closed})
         if self._clear is bool(found):
-            _log.info("the drain may go on" if not found else "the drain stops for: %s", ", ".join(found) or None)
+            _log.info("the drain %s", f"stops for: {', '.join(found)}" if found else "may go on")
         self._clear = not found
 
     async def run(self) -> None:

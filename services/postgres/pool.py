@@ -8,22 +8,11 @@ from typing import TYPE_CHECKING, Final
 
 import asyncpg
 
+from intent_queue.driver import UNREACHABLE
 from services.ports import StoreUnreachable
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
-
-#: Everything a driver raises when the server is gone, going, or silent.
-UNREACHABLE: Final = (
-    asyncpg.PostgresError,
-    asyncpg.InterfaceError,
-    asyncpg.InternalClientError,  # a connection whose server died in the middle of an answer
-    OSError,
-    TimeoutError,
-)
-
-#: What reading an answer raises that is not one: bytes that were damaged on the way.
-GARBAGE: Final = (ValueError, LookupError, ArithmeticError, BufferError, TypeError)
 
 QUERY_TIMEOUT_S: Final = 1.0
 
@@ -57,10 +46,12 @@ class ReadPool:
             async with self.pool.acquire(timeout=QUERY_TIMEOUT_S) as connection:
                 try:
                     yield connection
-                except GARBAGE:
-                    connection.terminate()  # nobody knows where its next answer begins
+                except (*UNREACHABLE, StoreUnreachable) as error:
+                    # Prepared statements outlive their errors: what was garbled once must not be asked again.
+                    if not isinstance(error, asyncpg.PostgresError):
+                        connection.terminate()
                     raise
-        except (*UNREACHABLE, *GARBAGE) as error:
+        except UNREACHABLE as error:
             raise StoreUnreachable(f"{type(error).__name__}: {error}") from error
 
     async def close(self) -> None:

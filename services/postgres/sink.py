@@ -12,7 +12,7 @@ import asyncpg
 import orjson
 from holdfast.audit.record import Receipt
 
-from services.postgres.pool import GARBAGE
+from intent_queue.driver import UNREACHABLE
 from services.recording.effects import ATTACH
 from services.recording.sink import Fork, Refusal, Rejected, SinkFailed
 
@@ -185,7 +185,7 @@ async def _translated() -> AsyncIterator[None]:
         if error.sqlstate.startswith(_VALUES):
             raise Rejected(text) from error
         raise SinkFailed(text) from error
-    except (asyncpg.InterfaceError, asyncpg.InternalClientError, OSError, TimeoutError, *GARBAGE) as error:
+    except UNREACHABLE as error:
         raise SinkFailed(f"{type(error).__name__}: {error}") from error
 
 
