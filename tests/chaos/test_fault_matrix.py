@@ -62,9 +62,10 @@ async def play(service: RiggedService, load: PacedLoad, cell: Cell) -> Result:
     await asyncio.sleep(_BEFORE_S)
     try:
         window = await broken(service, cell)
+        ready = asyncio.create_task(asyncio.to_thread(_ready_at, service))
+        await asyncio.sleep(_AFTER_S)
     finally:
         load.stop()
-    ready = asyncio.create_task(asyncio.to_thread(_ready_at, service))
     await asking
     await asyncio.wait_for(load.see_through(), _SETTLE_S)
     decided_at = time.time()
@@ -86,9 +87,7 @@ async def broken(service: RiggedService, cell: Cell) -> Window:
     if cell.dependency is Dependency.WORKER:
         await asyncio.to_thread(service.inflict, _BACKLOG, lasts_s=_BACKLOG_S)
     lasts_s = (_SLOW_LASTS_S if cell.fault is Fault.SLOW else _LASTS_S) + cell.use.trusted_s
-    window = await asyncio.to_thread(service.inflict, cell, lasts_s=lasts_s)
-    await asyncio.sleep(_AFTER_S)
-    return window
+    return await asyncio.to_thread(service.inflict, cell, lasts_s=lasts_s)
 
 
 def _ready_at(service: RiggedService) -> float:
