@@ -1,9 +1,21 @@
-"""What a run of the whole fault matrix writes."""
+"""docs/fault-matrix.md is written by a run of the whole matrix, and holds all of it."""
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from chaos.matrix import HOW, IMPOSSIBLE, SMALL, USES, Dependency, Fault, Step, cells
 from chaos.report import Facts, Result, document, recorded
+
+PAGE = Path(__file__).parents[2] / "docs" / "fault-matrix.md"
+
+
+def test_the_page_holds_every_cell_and_every_cell_held():
+    expected = {(str(cell.dependency), str(cell.fault), str(cell.step)) for cell in cells()}
+    found = recorded(PAGE)
+
+    assert found.keys() == expected
+    assert [cell for cell, held in found.items() if not held] == []
 
 
 def test_what_a_run_writes_is_what_is_read_back(tmp_path):
