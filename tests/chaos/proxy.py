@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING
@@ -45,6 +46,8 @@ MARKS: dict[tuple[Protocol, Step], bytes] = {
     (Protocol.HTTP, Step.CLASSIFY): b"POST ",
 }
 _LOG = b"holdfast-lane-"
+#: What the signer signed: a signature ends each, in base64url.
+_SIGNED = re.compile(rb'"(?:token|canary)":"[^"]*"')
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -221,8 +224,10 @@ class Proxy:
     async def _harmed(self, harm: Harm, data: bytes, bodies: list[slice]) -> bytes:
         if harm.fault is Fault.CORRUPT:
             if self._protocol is Protocol.SIGNER and harm.step is Step.RELEASE:
-                place = len(data) - len(data) // 8 - 1  # inside the signature
-                return data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :]
+                harmed = bytearray(data)
+                for found in _SIGNED.finditer(data):  # one read may hold several answers
+                    harmed[found.end() - 20] ^= 1
+                return bytes(harmed)
             # PostgreSQL's framing stays: the driver never returns from a message of negative length.
             harmed = bytearray(data)
             for body in bodies:

@@ -17,8 +17,9 @@ pytestmark = pytest.mark.integration
 _BEFORE_S = 0.8
 _AFTER_S = 0.4
 _LASTS_S = 2.5
-#: Late answers come after 3.6 s: they must come inside the fault.
-_SLOW_LASTS_S = 5.0
+#: Late answers come after 3.6 s, and who waits for one that never comes gives up: both must be inside the fault.
+_SILENT = frozenset({Fault.SLOW, Fault.STOPPED})
+_SILENT_LASTS_S = 5.0
 _BACKLOG_S = 1.5
 _SETTLE_S = 120.0
 
@@ -86,7 +87,7 @@ async def play(service: RiggedService, load: PacedLoad, cell: Cell) -> Result:
 async def broken(service: RiggedService, cell: Cell) -> Window:
     if cell.dependency is Dependency.WORKER:
         await asyncio.to_thread(service.inflict, _BACKLOG, lasts_s=_BACKLOG_S)
-    lasts_s = (_SLOW_LASTS_S if cell.fault is Fault.SLOW else _LASTS_S) + cell.use.trusted_s
+    lasts_s = (_SILENT_LASTS_S if cell.fault in _SILENT else _LASTS_S) + cell.use.trusted_s
     return await asyncio.to_thread(service.inflict, cell, lasts_s=lasts_s)
 
 
