@@ -6,7 +6,7 @@ is due and which lease ran out, so that workers need not agree on the time.
 
 from __future__ import annotations
 
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
 from importlib.resources import files
 from typing import TYPE_CHECKING, Final
@@ -250,7 +250,8 @@ class QueueStore:
                     yield connection
                 except UNREACHABLE as error:
                     if not isinstance(error, asyncpg.PostgresError):
-                        connection.terminate()  # what it holds of the server may be garbled
+                        with suppress(asyncpg.InterfaceError):  # it is gone already
+                            connection.terminate()  # what it holds of the server may be garbled
                     raise
         except UNREACHABLE as error:
             raise QueueUnavailable(f"the queue's database failed: {type(error).__name__}") from error
