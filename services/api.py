@@ -26,6 +26,7 @@ from services.http.orders import OrderEndpoints
 from services.http.policy import PolicyEndpoints
 from services.http.protocol import ContractProtocol
 from services.http.queue import QueueEndpoints
+from services.http.reviews import ReviewEndpoints
 from services.http.tokens import TokenEndpoints
 from services.http.webhooks import WebhookEndpoints
 from services.notices.configuration import ConfigurationInvalid
@@ -219,11 +220,16 @@ def build_app(service: Service, callbacks: Callbacks) -> ASGIApp:
                     clock=service.clock,
                     ids=service.ids,
                 ),
+                reviews=reviews,
+                ledger=service.break_glass,
+                clock=service.clock,
+            ).routes(),
+            *ReviewEndpoints(
+                callers=callers,
                 reviewing=Reviewing(
                     reviews=reviews, recorder=service.lane, audit=service.boundaries.audit, clock=service.clock
                 ),
                 reviews=reviews,
-                ledger=service.break_glass,
                 clock=service.clock,
             ).routes(),
             *HealthEndpoints(vitals=service.upkeep, metrics=service.metrics).routes(),

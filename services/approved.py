@@ -10,14 +10,16 @@ from typing import TYPE_CHECKING
 
 from holdfast.reasons import Mode
 
+from services.decision import review
 from services.decision.approvals import counting, lifting, opened_by
+from services.decision.review import Use
 from services.decision.verdict import Hold, Unavailable
 from services.ports import StoreUnreachable
 
 if TYPE_CHECKING:
     from services.decision.policy import Policy, Request
     from services.judgement import Judgement
-    from services.ports import Evaluated, Evaluator, StandingOrders
+    from services.ports import Evaluated, Evaluator, Ids, StandingOrders
     from services.queued import Approvals
 
 
@@ -51,9 +53,11 @@ class ApprovedEvaluator:
 class ApprovedInOutage:
     """The way that approvals open around an evaluation that a dependency prevented."""
 
-    def __init__(self, approvals: Approvals, orders: StandingOrders) -> None:
+    def __init__(self, approvals: Approvals, orders: StandingOrders, ids: Ids, *, instance: str) -> None:
         self._approvals = approvals
         self._orders = orders
+        self._ids = ids
+        self._instance = instance
 
     async def judge(self, judgement: Judgement, request: Request) -> Judgement:
         """Return the judgement as it is, or an allow in operator mode for one that could not be made."""
@@ -71,5 +75,14 @@ class ApprovedInOutage:
         allow = opened_by(policy, request, counted, cause=verdict.cause)
         if allow is None:
             return judgement
-        approvals = tuple(approval.approval_id for approval in counted)
-        return replace(judgement, verdict=allow, mode=Mode.OPERATOR, instead=verdict, approvals=approvals)
+        use = Use(
+            mode=Mode.OPERATOR,
+            review_id=self._ids.new(review.ID_PREFIX),
+            activation=None,
+            instance=self._instance,
+            category=request.classified.category,
+            environment=request.classified.environment,
+            review_due_at=judgement.at + review.REVIEW_WITHIN,
+            approvals=tuple(approval.approval_id for approval in counted),
+        )
+        return replace(judgement, verdict=allow, mode=use.mode, instead=verdict, use=use, approvals=use.approvals)

@@ -54,7 +54,6 @@ from services.minting import Mint
 from services.openings import Openings
 from services.outcome import Outcome, Place
 from services.ports import Entry, MoveIntent, QueueRow, RecordingFailed
-from services.reviews import review_of_operators
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -62,11 +61,11 @@ if TYPE_CHECKING:
     from holdfast.audit.record import Receipt
     from holdfast.token import Claims
 
+    from services.activations import BreakGlassUses
     from services.boundary import Boundary
     from services.decision.policy import Policy
     from services.ports import (
         Activity,
-        BreakGlassUses,
         Classifier,
         Clock,
         Effect,
@@ -137,12 +136,12 @@ class Authorizer:
         self._policies = policies
         self._classifier = classifier
         self._evaluator = ApprovedEvaluator(evaluator, approvals)
-        self._approved = ApprovedInOutage(approvals, orders)
+        self._approved = ApprovedInOutage(approvals, orders, ids, instance=uses.instance)
         self._activity = activity
         self._waiting = waiting
         self._recorder = recorder
         self._mint = Mint(signer, boundaries.token)
-        self._openings = Openings(orders, uses, clock)
+        self._openings = Openings(orders, uses, clock, ids)
         self._orders = orders
         self._boundaries = boundaries
         self._clock = clock
@@ -334,6 +333,7 @@ class Authorizer:
                     decided_at=judgement.at,
                     claims=stored,
                     jti=claims.jti,
+                    use=judgement.use,
                 )
             return opening(ask, judgement, recorded, claims=stored, jti=claims.jti)
 
@@ -341,9 +341,6 @@ class Authorizer:
         if (code := self._blocked(judgement)) is not None:
             return await self._not_released(ask, judgement, code, "a boundary is open", claiming)
         try:
-            if judgement.mode is Mode.OPERATOR:
-                # First: no token leaves whose review might be missing.
-                await self._record(review_of_operators(ask.intent_id, judgement.at))
             pending = self._recorder.append(
                 Entry(
                     kind="decision",
@@ -351,10 +348,10 @@ class Authorizer:
                     members=log_members(ask, judgement, outcome, jti=claims.jti, claimed=claiming is not None),
                     effect=effect,
                     journal_may_release=judgement.may_rest_on_journal and ask.instead_of is None,
-                    notices=self._openings.told(ask.intent_id, ask.agent, judgement, self._ids),
+                    notices=self._openings.told(ask.intent_id, ask.agent, judgement),
                 )
             )
-        except (RecordingFailed, BoundaryUnavailable) as error:
+        except RecordingFailed as error:
             return await self._not_released(ask, judgement, ReasonCode.AUDIT_UNAVAILABLE, str(error), claiming)
         claims = replace(claims, rcp=str(pending.receipt))
         # 5. Sign, beside the commit.
@@ -365,7 +362,7 @@ class Authorizer:
             return await self._not_released(
                 ask, judgement, settled.reason_code, settled.detail, claiming, over_jti=claims.jti
             )
-        if not settled.applied and judgement.break_glass is not None:
+        if not settled.applied and judgement.mode is Mode.BREAK_GLASS:
             # Used up or revoked elsewhere meanwhile, or the intent is known: then the denial is refused as well.
             self._mint.throw_away(ask.intent_id, claims.jti)
             code, why = ReasonCode.EVALUATION_UNAVAILABLE, "its break-glass activation is used up or over"

@@ -10,16 +10,17 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass, replace
 from datetime import timedelta
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from holdfast.reasons import ReasonCode
 
 from services.boundary import BoundaryUnavailable
-from services.break_glass_notices import of_activation
 from services.decision import break_glass
 from services.decision.orders import Order, OrderKind
 from services.notices.notice import ID_PREFIX, Kind
-from services.ports import BreakGlassUses, ConfirmOrder, EndOrder, Entry, PutOrder
+from services.opening_notices import of_activation
+from services.order_effects import ConfirmOrder, EndOrder, PutOrder
+from services.ports import Entry
 from services.settling import kept
 from services.submissions import Problem
 
@@ -29,39 +30,10 @@ if TYPE_CHECKING:
 
     from holdfast.strict_json import JSON
 
+    from services.activations import BreakGlassLedger
     from services.boundary import Boundary
-    from services.decision.review import OpenReview
     from services.decision.settings import BreakGlass as Rule
     from services.ports import Clock, Effect, Ids, OrderLedger, PolicySource, Recorder, Settled
-
-
-class BreakGlassLedger(BreakGlassUses, Protocol):
-    """What became of activations lately, as whoever activates sees it."""
-
-    @property
-    def instance(self) -> str:
-        """The name of this replica: the home of what is activated here."""
-        ...
-
-    def are_known(self) -> bool:
-        """Return whether there is a picture at all, if only from before an outage."""
-        ...
-
-    def recent(self) -> Sequence[Order]:
-        """Return the activations of the last day, ended ones included, oldest first."""
-        ...
-
-    def used(self, activation: str) -> int:
-        """Return how often an activation was used, as far as is known here."""
-        ...
-
-    def open_reviews(self) -> Sequence[OpenReview]:
-        """Return the reviews that are open, the first due first, as last heard."""
-        ...
-
-    async def note(self, activation: Order) -> None:
-        """Take an activation in its newest state. In the file when this returns, if it can be."""
-        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

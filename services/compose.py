@@ -38,6 +38,7 @@ from services.postgres.orders import OrderBook
 from services.postgres.pool import ReadPool
 from services.postgres.queued import PostgresQueued
 from services.postgres.reports import PostgresReports
+from services.postgres.reviews import PostgresReviews
 from services.postgres.shadows import PostgresShadows
 from services.postgres.sink import PostgresSink
 from services.postgres.webhooks import PostgresDeliveries, PostgresWebhookKeys
@@ -45,6 +46,7 @@ from services.recording.journal import Journal
 from services.recording.lane import Lane, LaneSettings, Unrecordable
 from services.remote_classifier import ClassifierUnreachable, ClassifierUnsure, RemoteClassifier
 from services.replicas import LiveTraffic, Replicas, Reporter
+from services.review_watch import ReviewWatch
 from services.shadow import ShadowEvaluator
 from services.shared_activity import SharedActivity
 from services.signing import RemoteSigner
@@ -387,7 +389,6 @@ async def _open_parts(
         instance=settings.instance,
         clock=clock,
         in_journal=upkeep.in_journal,
-        on_overdue=metrics.reviews_overdue.set,
     )
     shadow = ShadowEvaluator(PolicyEvaluator(store=heartbeat, limits=limits), policies.candidate)
     authorizer = Authorizer(
@@ -487,6 +488,7 @@ def background(service: Service) -> Sequence[Coroutine[None, None, None]]:
         service.notices.run(),
         service.reporter.run(),
         service.snapshots.run(),
+        ReviewWatch(PostgresReviews(service.pool), service.clock, service.metrics).run(),
     )
 
 

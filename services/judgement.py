@@ -24,9 +24,9 @@ if TYPE_CHECKING:
     from holdfast.intent import Intent
     from holdfast.strict_json import JSON
 
-    from services.decision.break_glass import Use
     from services.decision.orders import Orders
     from services.decision.policy import Classified, Policy
+    from services.decision.review import Use
     from services.decision.risk import Risk
     from services.decision.verdict import Verdict
     from services.outcome import Place
@@ -74,7 +74,9 @@ class Judgement:
     """What steps 1 to 3 found, before anything is recorded.
 
     `mode` says by which way an allow was reached. One that was opened in advance stands `instead` of a verdict that
-    could not be reached; `break_glass` is the use of an activation, in that mode; it rests on `approvals`, if any.
+    could not be reached, and `use` says by whose leave. It rests on `approvals`, if any.
+
+    INVARIANT: what is not normal has its use, which the store keeps for a review.
     """
 
     verdict: Verdict
@@ -85,8 +87,13 @@ class Judgement:
     risk: Risk | None = None
     mode: Mode = Mode.NORMAL
     instead: Unavailable | None = None
-    break_glass: Use | None = None
+    use: Use | None = None
     approvals: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Refuse a way around the evaluation that nobody would review. Raises: ValueError."""
+        if self.mode is not (Mode.NORMAL if self.use is None else self.use.mode):
+            raise ValueError("what is not normal has a use, of its own mode")
 
     @property
     def may_rest_on_journal(self) -> bool:
@@ -94,7 +101,7 @@ class Judgement:
 
         And only where its activation was taken in: nobody else can count its uses then.
         """
-        return self.mode is Mode.BREAK_GLASS and self.break_glass is not None and self.break_glass.at_home
+        return self.use is not None and self.use.at_home
 
 
 _DECISIONS: Mapping[type, Decision] = {
@@ -186,7 +193,7 @@ def closed(judgement: Judgement, reason_code: ReasonCode, *, at: datetime) -> Ju
     verdict = could_not(reason_code)
     if judgement.instead is not None and reason_code is judgement.instead.reason_code:
         verdict = judgement.instead
-    return replace(judgement, verdict=verdict, at=at, mode=Mode.NORMAL, instead=None, break_glass=None)
+    return replace(judgement, verdict=verdict, at=at, mode=Mode.NORMAL, instead=None, use=None)
 
 
 def action_of(intent: Intent, executor: str) -> Action:
@@ -257,6 +264,8 @@ def log_members(
         }
     if jti is not None:
         members["jti"] = jti
+        # Of a token that leaves; a late allow that may yet be claimed has none, nor has one that was thrown away.
+        members |= {} if judgement.use is None else {"review_id": judgement.use.review_id}
     members |= _way_around(judgement)
     members |= {"approvals": list(judgement.approvals)} if judgement.approvals else {}
     if drained:
@@ -268,13 +277,14 @@ def log_members(
 
 def _way_around(judgement: Judgement) -> dict[str, JSON]:
     """Return what the log keeps of an opening: that it was one, instead of which cause, and by whose leave."""
-    if judgement.mode is Mode.NORMAL:
+    use = judgement.use
+    if use is None:
         return {}
     members: dict[str, JSON] = {"elevated": True}
     if judgement.instead is not None and judgement.instead.cause is not None:
         members["instead_of"] = judgement.instead.cause.value
-    if judgement.break_glass is not None:
-        members["break_glass"] = judgement.break_glass.activation
+    if use.mode is Mode.BREAK_GLASS:
+        members["break_glass"] = use.activation
     return members
 
 
@@ -314,7 +324,7 @@ def token_claims(ask: Ask, judgement: Judgement, *, issuer: str, jti: str) -> Cl
         category=classified.category,
         risk=risk.score,
         mode=judgement.mode.value,
-        brk=None if judgement.break_glass is None else judgement.break_glass.activation,
+        brk=None if judgement.use is None or judgement.mode is not Mode.BREAK_GLASS else judgement.use.activation,
         apr=",".join(judgement.approvals[:_APPROVALS_IN_TOKEN]) or None,
         pol=policy.digest,
         rcp="",
@@ -386,7 +396,7 @@ def opening(
         queue=queue,
         over_jti=over_jti,
         supersedes=None if ask.supersedes is None else _superseded(ask.supersedes, judgement, outcome.receipt),
-        break_glass=judgement.break_glass,
+        use=judgement.use,
     )
 
 

@@ -18,7 +18,8 @@ METRICS: Final = {
     "holdfast_queue_oldest_seconds": "how long the oldest waiting intent has waited",
     "holdfast_fail_open_total": "tokens released by a fail-open rule",
     "holdfast_break_glass_uses_total": "tokens released by break-glass",
-    "holdfast_break_glass_reviews_overdue": "reviews of break-glass that nobody closed in time",
+    "holdfast_reviews_open": "reviews of tokens around the evaluation that nobody closed yet, by mode",
+    "holdfast_reviews_overdue": "those that nobody closed in time, by mode",
     "holdfast_recorder_in_journal": "1 while records go to the local journal",
     "holdfast_recorder_closed": "1 while neither PostgreSQL nor the local journal takes records",
     "holdfast_journal_bytes": "bytes in the local journal that PostgreSQL does not have yet",
@@ -69,7 +70,8 @@ class Metrics:
         self.break_glass_uses = Counter(
             "holdfast_break_glass_uses_total", METRICS["holdfast_break_glass_uses_total"], registry=self.registry
         )
-        self.reviews_overdue = self._gauge("holdfast_break_glass_reviews_overdue")
+        self.reviews_open = self._gauge("holdfast_reviews_open", "mode")
+        self.reviews_overdue = self._gauge("holdfast_reviews_overdue", "mode")
         self.recorder_in_journal = self._gauge("holdfast_recorder_in_journal")
         self.recorder_closed = self._gauge("holdfast_recorder_closed")
         self.journal_bytes = self._gauge("holdfast_journal_bytes")

@@ -1,7 +1,7 @@
 """The ways around an evaluation that could not be made: only those that policy and people opened in advance.
 
 They replace the evaluation and nothing else. The manifest's ceiling, halts, the record, the signature and the
-executor's checks stay. Each is marked in the record and in the token. Source: design 1, 5 and 9.
+executor's checks stay. Each is marked in the record and in the token, and opens a review. Source: design 1, 5 and 9.
 """
 
 from __future__ import annotations
@@ -11,25 +11,29 @@ from typing import TYPE_CHECKING
 
 from holdfast.reasons import Mode
 
-from services.break_glass_notices import of_use
-from services.decision import break_glass, fail_open
+from services.decision import break_glass, fail_open, review
+from services.decision.review import Use
 from services.decision.verdict import Allow, Unavailable
-from services.notices.notice import ID_PREFIX, MAX_DETAIL, MAX_SUMMARY, Kind, Notice, Severity, printable
+from services.notices.notice import ID_PREFIX
+from services.opening_notices import of_use
 from services.ports import StoreUnreachable
 
 if TYPE_CHECKING:
+    from services.activations import BreakGlassUses
     from services.decision.policy import Request
     from services.judgement import Judgement
-    from services.ports import BreakGlassUses, Clock, Ids, StandingOrders
+    from services.notices.notice import Notice
+    from services.ports import Clock, Ids, StandingOrders
 
 
 class Openings:
     """Looks for an opening. One process's; the caps of fail-open are counted here."""
 
-    def __init__(self, orders: StandingOrders, uses: BreakGlassUses, clock: Clock) -> None:
+    def __init__(self, orders: StandingOrders, uses: BreakGlassUses, clock: Clock, ids: Ids) -> None:
         self._orders = orders
         self._uses = uses
         self._clock = clock
+        self._ids = ids
         self._fail_open = fail_open.Cap()
 
     async def judge(self, judgement: Judgement, request: Request, idempotency_key: str | None) -> Judgement:
@@ -45,45 +49,24 @@ class Openings:
 
     async def closed_again(self, intent_id: str, judgement: Judgement) -> None:
         """Take back what an opening counted for a token that never leaves."""
-        if judgement.break_glass is not None:
+        if judgement.mode is Mode.BREAK_GLASS:
             await self._uses.give_back(intent_id)
 
-    @staticmethod
-    def told(intent_id: str, agent: str, judgement: Judgement, ids: Ids) -> tuple[Notice, ...]:
+    def told(self, intent_id: str, agent: str, judgement: Judgement) -> tuple[Notice, ...]:
         """Return what people are told of a token that an opening lets out."""
-        use, classified = judgement.break_glass, judgement.classified
-        if use is not None:
-            return (
-                of_use(
-                    notice_id=ids.new(ID_PREFIX),
-                    at=judgement.at,
-                    activation=use.activation,
-                    review=use.review_id,
-                    intent_id=intent_id,
-                    agent=agent,
-                    category=use.category,
-                ),
-            )
-        if judgement.mode is Mode.NORMAL or classified is None:
+        use, classified = judgement.use, judgement.classified
+        if use is None or classified is None:
             return ()
-        fell_open = judgement.mode is Mode.FAIL_OPEN
-        whose = ", ".join(judgement.verdict.determining)
-        return (
-            Notice(
-                notice_id=ids.new(ID_PREFIX),
-                kind=Kind.FAIL_OPEN_USED if fell_open else Kind.OPERATOR_PERMITTED,
-                severity=Severity.ERROR,
-                dedupe_key=f"fail_open:{classified.impact}" if fell_open else f"operator:{intent_id}",
-                summary=printable(f"{agent} was let through unevaluated for {classified.category}", limit=MAX_SUMMARY),
-                at=judgement.at,
-                details={
-                    "intent_id": intent_id,
-                    "agent": printable(agent, limit=MAX_DETAIL),
-                    "category": printable(classified.category, limit=MAX_DETAIL),
-                    "by": printable(whose, limit=MAX_DETAIL),
-                },
-            ),
+        notice = of_use(
+            use,
+            notice_id=self._ids.new(ID_PREFIX),
+            at=judgement.at,
+            intent_id=intent_id,
+            agent=agent,
+            impact=classified.impact,
+            by=", ".join(judgement.verdict.determining),
         )
+        return (notice,)
 
     def _failed_open(self, judgement: Judgement, verdict: Unavailable, request: Request) -> Judgement | None:
         try:
@@ -95,10 +78,21 @@ class Openings:
         )
         if opened is None:
             return None
-        determining, most = opened
-        if not self._fail_open.take(request.classified.impact, most=most, now=self._clock.monotonic()):
+        classified, most = request.classified, opened.max_per_minute
+        if not self._fail_open.take(classified.impact, most=most, now=self._clock.monotonic()):
             return None
-        return replace(judgement, verdict=Allow(determining=(determining,)), mode=Mode.FAIL_OPEN, instead=verdict)
+        use = Use(
+            mode=Mode.FAIL_OPEN,
+            review_id=self._ids.new(review.ID_PREFIX),
+            activation=opened.order_id,
+            instance=self._uses.instance,
+            category=classified.category,
+            environment=classified.environment,
+            review_due_at=judgement.at + review.REVIEW_WITHIN,
+        )
+        return replace(
+            judgement, verdict=Allow(determining=(opened.determining,)), mode=use.mode, instead=verdict, use=use
+        )
 
     async def _broke_glass(
         self, judgement: Judgement, verdict: Unavailable, request: Request, idempotency_key: str | None
@@ -112,5 +106,5 @@ class Openings:
             use = await self._uses.take(activation, terms, request, idempotency_key=idempotency_key)
             if use is not None:
                 allow = Allow(determining=(f"break_glass:{activation.scope}",))
-                return replace(judgement, verdict=allow, mode=Mode.BREAK_GLASS, instead=verdict, break_glass=use)
+                return replace(judgement, verdict=allow, mode=use.mode, instead=verdict, use=use)
         return None

@@ -17,7 +17,8 @@ from services.decision.catalog import Impact
 from services.decision.fail_open import OVERRIDABLE
 from services.decision.orders import EVERYTHING, Order, OrderKind
 from services.notices.notice import ID_PREFIX, MAX_DETAIL, MAX_SUMMARY, Kind, Notice, Severity, printable
-from services.ports import EndOrder, Entry, PutOrder
+from services.order_effects import EndOrder, PutOrder
+from services.ports import Entry
 from services.settling import committed, kept
 from services.submissions import Problem
 

@@ -10,6 +10,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 from services.decision.review import ReviewEffect
+from services.order_effects import OrderEffect
 from services.queue_effects import QueueEffect
 
 if TYPE_CHECKING:
@@ -21,10 +22,10 @@ if TYPE_CHECKING:
     from holdfast.strict_json import JSON
     from holdfast.token import Claims, VerifyKey
 
-    from services.decision.break_glass import Terms, Use
     from services.decision.manifest import RateLimit
     from services.decision.orders import Order, Orders
     from services.decision.policy import Classified, Policy, Request
+    from services.decision.review import Use
     from services.decision.risk import Signals
     from services.decision.verdict import Deny, Verdict
     from services.notices.notice import Notice
@@ -87,8 +88,8 @@ class OpenIntent:
     if that one moved on. With `over_jti` it replaces the same intent's granted row that carries that token, which was
     never released.
 
-    With `break_glass` the use is stored beside it, and refused like the intent unless its activation is in force then
-    and below its cap. What comes from a journal is stored in any case: its token has left.
+    With `use` the use is stored beside it, both or neither; one of break-glass is refused like the intent unless its
+    activation is in force then and below its cap. What comes from a journal is stored in any case: its token has left.
     """
 
     intent_id: str
@@ -107,7 +108,7 @@ class OpenIntent:
     queue: QueueRow | None = None
     over_jti: str | None = None
     supersedes: Superseded | None = None
-    break_glass: Use | None = None
+    use: Use | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,7 +116,8 @@ class MoveIntent:
     """Effect: bring a stored intent into another status, if nobody moved it in between.
 
     Refused unless `expect_version` is the row's version and, where `epoch` is given, the queue row is leased in that
-    epoch. `queue_state=None` removes the queue row; otherwise it takes that state, and `not_before` if given.
+    epoch. `queue_state=None` removes the queue row; otherwise it takes that state, and `not_before` if given. With
+    `use` the use is stored beside it, both or neither.
     """
 
     intent_id: str
@@ -130,6 +132,7 @@ class MoveIntent:
     epoch: int | None = None
     queue_state: str | None = None
     not_before: datetime | None = None
+    use: Use | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -214,47 +217,6 @@ class SetShadow:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PutOrder:
-    """Effect: store an operator's order. In force at once when `people` is 1; refused if stored.
-
-    Of halts, suspensions and forced boundaries one stands for each scope: a second one is refused.
-    """
-
-    order_id: str
-    kind: str
-    scope: str
-    document: Mapping[str, JSON]
-    reason: str
-    issued_at: datetime
-    issued_by: str
-    people: int
-    expires_at: datetime | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ConfirmOrder:
-    """Effect: one more person behind an order; the last one that it needs puts it in force, until `expires_at`.
-
-    Refused for its issuer, for who confirmed it before, and for an order in force, ended, expired or unknown.
-    """
-
-    order_id: str
-    confirmed_by: str
-    confirmed_at: datetime
-    expires_at: datetime | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EndOrder:
-    """Effect: end a standing order. Refused if it ended before."""
-
-    order_id: str
-    ended_at: datetime
-    ended_by: str
-    note: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class PutNotice:
     """Effect: put a notice into the outbox. Refused if its id is stored. To tell of another effect: `Entry.notices`."""
 
@@ -271,10 +233,8 @@ Effect: TypeAlias = (
     | PutBundle
     | ActivateBundle
     | SetShadow
-    | PutOrder
-    | ConfirmOrder
-    | EndOrder
     | PutNotice
+    | OrderEffect
     | ReviewEffect
     | QueueEffect
 )
@@ -455,23 +415,6 @@ class OrderLedger(StandingOrders, Protocol):
 
         Until it is `recorded` it counts whatever the store says; who notes it so must note it again.
         """
-        ...
-
-
-class BreakGlassUses(Protocol):
-    """Counts the uses of activations. While the store is away, a use counts on its activation's home alone."""
-
-    async def take(
-        self, activation: Order, terms: Terms, request: Request, *, idempotency_key: str | None
-    ) -> Use | None:
-        """Count one use and return it; None at the cap, away from home in an outage, or for a key used before.
-
-        At home it survives this process when this returns, even while the store is away.
-        """
-        ...
-
-    async def give_back(self, intent_id: str) -> None:
-        """Count a use no more: its token was thrown away."""
         ...
 
 

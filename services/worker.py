@@ -48,7 +48,7 @@ _log = logging.getLogger(__name__)
 #: The boundaries must have been closed this long before the drain starts: a recovered dependency is fragile.
 _CLOSED_FOR_S: Final = 5.0
 _JITTER_S: Final = 1.0
-#: The advisory lock of the one worker that follows up on break-glass.
+#: The advisory lock of the one worker that follows up on what left around the evaluation.
 _AFTERMATH: Final = int.from_bytes(b"hf_glass")
 
 

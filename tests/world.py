@@ -14,17 +14,17 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from holdfast.audit import record
 from holdfast.audit.record import GENESIS, Receipt, leaf_hash
 from holdfast.intent import Context, Intent, Resource
-from holdfast.reasons import Cause, ReasonCode
+from holdfast.reasons import Cause, Mode, ReasonCode
 from holdfast.token import TYP, VerifyKey
 
 from intent_queue.bounds import Bounds
 from services.activity import RecentActivity
 from services.authorizer import Authorizer, Boundaries
 from services.boundary import Boundary
-from services.decision.break_glass import Use
 from services.decision.bundle import read_bundle
 from services.decision.orders import Order, Orders
 from services.decision.policy import Policy
+from services.decision.review import Use
 from services.decision.verdict import Allow
 from services.evaluation import CatalogueClassifier, PolicyEvaluator
 from services.judgement import Ask, WaitingIntent
@@ -211,7 +211,7 @@ class FakeRecorder:
         self.clock.lag(self.fault)
         effect = pending.entry.effect
         refused = self.refuse_effects and effect is not None
-        used = isinstance(effect, OpenIntent) and effect.break_glass is not None
+        used = isinstance(effect, OpenIntent) and effect.use is not None and effect.use.mode is Mode.BREAK_GLASS
         applied = not (refused or (self.refuse_uses and used))
         return Settled(receipt=receipt, applied=applied, in_journal=self.in_journal)
 
@@ -354,6 +354,7 @@ class FakeGlass:
             return None
         self.taken[request.intent_id] = activation.order_id
         return Use(
+            mode=Mode.BREAK_GLASS,
             activation=activation.order_id,
             review_id=f"rev_{request.intent_id}",
             instance=self.instance,

@@ -1,4 +1,4 @@
-"""`holdfast break-glass` and `holdfast reviews`: asked of a running service, as an operator."""
+"""`holdfast break-glass`: asked of a running service, as an operator."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 from typing import TYPE_CHECKING, Final
 from urllib.parse import quote
 
+from console.cli.reviews import review_line
 from console.runtime.failure import CommandFailed
 from console.runtime.operator_client import add_service_options, operator_client, operator_clients
 
@@ -19,16 +20,11 @@ if TYPE_CHECKING:
     from console.runtime.operator_client import OperatorClient
 
 _ACTIVATIONS: Final = "/v1/operator/break-glass"
-_REVIEWS: Final = "/v1/operator/reviews"
 
 
 def register(subparsers: Subparsers) -> None:
-    """Add the two commands."""
-    _add_break_glass(subparsers.add_parser("break-glass", help="let through, for a while, what cannot be evaluated"))
-    _add_reviews(subparsers.add_parser("reviews", help="look at uses of break-glass, and close their reviews"))
-
-
-def _add_break_glass(parser: argparse.ArgumentParser) -> None:
+    """Add the commands."""
+    parser = subparsers.add_parser("break-glass", help="let through, for a while, what cannot be evaluated")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     activate = commands.add_parser(
         "activate",
@@ -57,20 +53,6 @@ def _add_break_glass(parser: argparse.ArgumentParser) -> None:
     show.add_argument("activation_id", metavar="ID")
     show.set_defaults(run=run_show)
     for command in (listing, show):
-        add_service_options(command)
-
-
-def _add_reviews(parser: argparse.ArgumentParser) -> None:
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    listing = commands.add_parser("list", help="those that are open, the first due first", allow_abbrev=False)
-    listing.add_argument("--all", action="store_true", help="closed ones too, newest first")
-    listing.set_defaults(run=run_list_reviews)
-    close = commands.add_parser("close", help="say what you found", allow_abbrev=False)
-    close.add_argument("review_id", metavar="ID")
-    close.add_argument("--verdict", choices=("justified", "unjustified"), required=True)
-    close.add_argument("--note", metavar="TEXT", required=True)
-    close.set_defaults(run=run_close)
-    for command in (listing, close):
         add_service_options(command)
 
 
@@ -160,26 +142,8 @@ def run_show(arguments: argparse.Namespace) -> int:
     with operator_client(arguments) as client:
         found = client.get(_path(_ACTIVATIONS, arguments.activation_id))
     unread = "its uses cannot be read now" if found.get("reviews") is None else "no use is stored yet"
-    lines = [_line(found), *(_review_line(item) for item in _items(found, "reviews"))]
+    lines = [_line(found), *(review_line(item) for item in _items(found, "reviews"))]
     return _print(arguments, found, lines if len(lines) > 1 else [*lines, unread])
-
-
-# --- reviews ----------------------------------------------------------------------------------------------------------
-
-
-def run_list_reviews(arguments: argparse.Namespace) -> int:
-    """List reviews. Raises: CommandFailed."""
-    with operator_client(arguments) as client:
-        found = client.get(_REVIEWS, state="all" if arguments.all else "open")
-    return _print(arguments, found, (_review_line(item) for item in _items(found, "reviews")), none="no review is open")
-
-
-def run_close(arguments: argparse.Namespace) -> int:
-    """Close a review. Raises: CommandFailed."""
-    with operator_client(arguments) as client:
-        path = f"{_path(_REVIEWS, arguments.review_id)}/close"
-        closed = client.post(path, {"verdict": arguments.verdict, "note": arguments.note})
-    return _print(arguments, closed, [f"{closed.get('review_id')}: {closed.get('verdict')}"])
 
 
 # --- details ----------------------------------------------------------------------------------------------------------
@@ -223,21 +187,3 @@ def _next(item: dict[str, JSON]) -> str:
     if item.get("recorded") == "journal":
         return f"  PostgreSQL is away: only `{item.get('home')}` knows of it"
     return "  every replica hears of it"
-
-
-def _review_line(item: dict[str, JSON]) -> str:
-    closed = item.get("verdict")
-    state = closed or ("OVERDUE" if item.get("overdue") else f"due {item.get('due_at')}")
-    marks = [name for name in ("flagged", "over_cap", "after_end", "voided") if item.get(name) is True]
-    return (
-        f"{item.get('review_id')}: {state}, {item.get('agent')} used {item.get('policy')} for {item.get('category')} "
-        f"at {item.get('used_at')}, intent {item.get('intent_id')}, {', '.join([f'policy {_said(item)}', *marks])}"
-    )
-
-
-def _said(item: dict[str, JSON]) -> str:
-    match item.get("would"):
-        case {"then": {"decision": str(then)}, "now": {"decision": str(now)}}:
-            return f"said {then} then and says {now} now"
-        case _:
-            return "was not asked yet"

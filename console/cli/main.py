@@ -46,8 +46,8 @@ MODULES: Final[dict[str, dict[str, str]]] = {
     },
     "console.cli.break_glass": {
         "break-glass": "let through, for a while, what cannot be evaluated",
-        "reviews": "look at uses of break-glass, and close their reviews",
     },
+    "console.cli.reviews": {"reviews": "look at what left around the evaluation, and close its reviews"},
     "console.cli.provision": {"provision": "store the first credentials and write bootstrap.json"},
 }
 

@@ -11,7 +11,7 @@ Pure: time is an argument. Source: design 9, docs/break-glass.md.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import TYPE_CHECKING, Final
 
 from services.decision.fail_open import DEPENDENCY_GONE
@@ -20,6 +20,7 @@ from services.decision.pattern import matches
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from collections.abc import Set as AbstractSet
+    from datetime import datetime
 
     from holdfast.reasons import Cause
     from holdfast.strict_json import JSON
@@ -33,24 +34,6 @@ ID_PREFIX: Final = "brk_"
 PENDING: Final = timedelta(minutes=15)
 #: Longer ago than this, an activation is no earlier one of any: no policy allows a longer one.
 LONGEST: Final = timedelta(hours=24)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Use:
-    """One way through, and what the store holds it to.
-
-    `at_home` says that the activation was taken in by this very process's instance: only there a use may rest on the
-    journal, for only there it is counted while PostgreSQL is away.
-    """
-
-    activation: str
-    review_id: str
-    instance: str
-    category: str
-    environment: str
-    max_uses: int
-    review_due_at: datetime
-    at_home: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,6 +9,7 @@ Pure. Source: design 5, docs/fail-modes.md.
 from __future__ import annotations
 
 from collections import deque
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from holdfast.reasons import Cause
@@ -31,6 +32,15 @@ OVERRIDABLE: Final = frozenset({Impact.LOW, Impact.MEDIUM})
 _MINUTE_S: Final = 60.0
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Opening:
+    """What opened the way: the override's order, or with None the bundle's fail mode; as a determining id; its cap."""
+
+    determining: str
+    max_per_minute: int
+    order_id: str | None = None
+
+
 class Cap:
     """How many passed in the last minute, by impact tier. Of one process; time is seconds that never move backwards."""
 
@@ -50,8 +60,8 @@ class Cap:
 
 def opened_by(
     policy: Policy, orders: Orders, request: Request, *, cause: Cause | None, now: datetime
-) -> tuple[str, int] | None:
-    """Return what opened the way, as a determining id, and its cap a minute; None where it is closed."""
+) -> Opening | None:
+    """Return what opened the way; None where it is closed."""
     classified = request.classified
     if cause not in DEPENDENCY_GONE or classified.effect is not Effect.READ or classified.dispute is not None:
         return None
@@ -61,13 +71,16 @@ def opened_by(
     return opened
 
 
-def _opening(policy: Policy, override: Order | None, impact: Impact) -> tuple[str, int] | None:
+def _opening(policy: Policy, override: Order | None, impact: Impact) -> Opening | None:
     if impact not in OVERRIDABLE:
         return None
     if override is not None:
         most = override.document.get("max_per_minute")
-        return (f"override:{override.order_id}", most) if type(most) is int else None
+        if type(most) is not int:
+            return None
+        order_id = override.order_id
+        return Opening(determining=f"override:{order_id}", max_per_minute=most, order_id=order_id)
     mode = policy.settings.fail_modes.of(impact)
     if mode.mode is not FailModeName.OPEN or mode.max_per_minute is None:
         return None
-    return f"fail_mode:{impact}", mode.max_per_minute
+    return Opening(determining=f"fail_mode:{impact}", max_per_minute=mode.max_per_minute)

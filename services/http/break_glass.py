@@ -1,4 +1,4 @@
-"""The operators' endpoints for break-glass and for the reviews of its uses."""
+"""The operators' endpoints for break-glass."""
 
 from __future__ import annotations
 
@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING, Final
 from holdfast.reasons import ReasonCode
 from starlette.routing import Route
 
-from services.credentials import MAY_PERMIT, MAY_STOP, Kind
-from services.decision.review import ReviewVerdict
-from services.http.wire import Endpoint, json_response, line, members, path_id, query, read_json
+from services.credentials import MAY_STOP, Kind
+from services.http.wire import Endpoint, json_response, line, members, path_id, read_json
 from services.outcome import rfc3339
 from services.ports import StoreUnreachable
 from services.submissions import Problem
@@ -21,12 +20,12 @@ if TYPE_CHECKING:
     from starlette.requests import Request
     from starlette.responses import Response
 
-    from services.break_glass import BreakGlass, BreakGlassLedger, Changed
+    from services.activations import BreakGlassLedger
+    from services.break_glass import BreakGlass, Changed
     from services.decision.orders import Order
     from services.http.callers import Callers
     from services.ports import Clock
     from services.postgres.reviews import PostgresReviews
-    from services.reviewing import Reviewing
 
 _MAX_TEXT: Final = 500
 _MAX_MINUTES: Final = 24 * 60
@@ -34,28 +33,26 @@ _MAX_LISTED: Final = 500
 
 
 class BreakGlassEndpoints:
-    """`/v1/operator/break-glass` and `/v1/operator/reviews`."""
+    """`/v1/operator/break-glass`."""
 
     def __init__(
         self,
         *,
         callers: Callers,
         break_glass: BreakGlass,
-        reviewing: Reviewing,
         reviews: PostgresReviews,
         ledger: BreakGlassLedger,
         clock: Clock,
     ) -> None:
         self._callers = callers
         self._break_glass = break_glass
-        self._reviewing = reviewing
         self._reviews = reviews
         self._ledger = ledger
         self._clock = clock
 
     def routes(self) -> list[Route]:
         """Return the routes."""
-        path, reviews = "/v1/operator/break-glass", "/v1/operator/reviews"
+        path = "/v1/operator/break-glass"
         one = path + "/{activation_id}"
         return [
             Route(path, Endpoint(self._list), methods=["GET"]),
@@ -63,8 +60,6 @@ class BreakGlassEndpoints:
             Route(one, Endpoint(self._show), methods=["GET"]),
             Route(f"{one}/confirm", Endpoint(self._confirm), methods=["POST"]),
             Route(f"{one}/revoke", Endpoint(self._revoke), methods=["POST"]),
-            Route(reviews, Endpoint(self._list_reviews), methods=["GET"]),
-            Route(reviews + "/{review_id}/close", Endpoint(self._close), methods=["POST"]),
         ]
 
     # --- break-glass ----------------------------------------------------------------------------------------------
@@ -130,32 +125,6 @@ class BreakGlassEndpoints:
             "uses": self._ledger.used(order.order_id),
             **order.document,
         }
-
-    # --- reviews --------------------------------------------------------------------------------------------------
-
-    async def _list_reviews(self, request: Request) -> Response:
-        await self._callers.require(request, Kind.OPERATOR)
-        which = query(request, {"state"}).get("state", "open")
-        if which not in {"open", "all"}:
-            raise Problem(400, ReasonCode.REQUEST_MALFORMED, "`state` is open or all")
-        read = self._reviews.open if which == "open" else self._reviews.latest
-        now = self._clock.now()
-        try:
-            return json_response(200, {"reviews": [use.to_json(now) for use in await read(limit=_MAX_LISTED)]})
-        except StoreUnreachable as error:
-            detail = "the reviews cannot be read now"
-            raise Problem(503, ReasonCode.SERVICE_UNAVAILABLE, detail, retry_after_s=2) from error
-
-    async def _close(self, request: Request) -> Response:
-        by = await self._callers.require_operator(request, MAY_PERMIT)
-        review_id = path_id(request, "review_id")
-        body = members(await read_json(request), {"verdict", "note"})
-        verdict = body.get("verdict")
-        if not isinstance(verdict, str) or verdict not in set(ReviewVerdict):
-            raise Problem(400, ReasonCode.REQUEST_MALFORMED, f"`verdict` is one of {', '.join(ReviewVerdict)}")
-        note = line(body, "note", most=_MAX_TEXT)
-        await self._reviewing.close(review_id, by=by, verdict=ReviewVerdict(verdict), note=note)
-        return json_response(200, {"review_id": review_id, "verdict": verdict, "closed_by": by})
 
 
 def _state(order: Order, now: datetime) -> str:

@@ -50,6 +50,7 @@ def describe() -> dict[str, Any]:
             **_policy_paths(),
             **_order_paths(),
             **_break_glass_paths(),
+            **_review_paths(),
             "/.well-known/jwks.json": {"get": _operation("The public keys", None, {"200": _json("JWKS")})},
             "/livez": {"get": _operation("Whether the process lives", None, {"200": _json("Live")})},
             "/readyz": {"get": _operation("Whether it may be sent traffic", None, {"200": _json("Ready")})},
@@ -162,7 +163,7 @@ def _order_paths() -> dict[str, Any]:
 
 def _break_glass_paths() -> dict[str, Any]:
     found: dict[str, Any] = {"200": _json("Document")}
-    path, reviews = "/v1/operator/break-glass", "/v1/operator/reviews"
+    path = "/v1/operator/break-glass"
     one, named = f"{path}/{{activation_id}}", [_ACTIVATION_ID]
     return {
         path: {
@@ -174,10 +175,18 @@ def _break_glass_paths() -> dict[str, Any]:
             "post": _operation("Be the next person behind it", "operator", found, body="Nothing", parameters=named)
         },
         f"{one}/revoke": {"post": _operation("End it", "operator", found, body="Note", parameters=named)},
-        reviews: {"get": _operation("Reviews of uses", "operator", found, parameters=[_REVIEW_STATE])},
-        f"{reviews}/{{review_id}}/close": {
-            "post": _operation("Close a review", "operator", found, body="Review", parameters=[_REVIEW_ID])
-        },
+    }
+
+
+def _review_paths() -> dict[str, Any]:
+    found: dict[str, Any] = {"200": _json("Document")}
+    path = "/v1/operator/reviews"
+    close = _operation("Close a review", "operator", found, body="Review", parameters=[_REVIEW_ID])
+    answers: dict[str, Any] = {"200": _json("BulkResults")}
+    return {
+        path: {"get": _operation("Reviews of uses", "operator", {"200": _json("Reviews")}, parameters=_REVIEW_QUERY)},
+        f"{path}/close": {"post": _operation("Close many reviews", "operator", answers, body="Reviewed")},
+        f"{path}/{{review_id}}/close": {"post": close},
     }
 
 
@@ -233,7 +242,12 @@ _JTI: dict[str, Any] = {"name": "jti", "in": "path", "required": True, "schema":
 _NAME: dict[str, Any] = {"name": "name", "in": "path", "required": True, "schema": _TEXT}
 _ACTIVATION_ID: dict[str, Any] = {"name": "activation_id", "in": "path", "required": True, "schema": _TEXT}
 _REVIEW_ID: dict[str, Any] = {"name": "review_id", "in": "path", "required": True, "schema": _TEXT}
-_REVIEW_STATE: dict[str, Any] = {"name": "state", "in": "query", "schema": {"enum": ["open", "all"]}}
+_REVIEW_QUERY: list[dict[str, Any]] = [
+    {"name": "state", "in": "query", "schema": {"enum": ["open", "all"]}},
+    {"name": "mode", "in": "query", "schema": {"enum": ["break_glass", "fail_open", "operator"]}},
+    {"name": "limit", "in": "query", "schema": {"type": "integer", "minimum": 1, "maximum": 500}},
+    {"name": "after", "in": "query", "schema": _TEXT},
+]
 _ORDER_ID: dict[str, Any] = {"name": "order_id", "in": "path", "required": True, "schema": _TEXT}
 _DIGEST: dict[str, Any] = {"name": "digest", "in": "path", "required": True, "schema": _TEXT}
 _WAIT: dict[str, Any] = {"name": "wait", "in": "query", "schema": {"type": "number", "minimum": 0, "maximum": 60}}
@@ -375,6 +389,13 @@ _SCHEMAS: dict[str, Any] = {
         minutes={"type": "integer", "minimum": 1, "maximum": 1440},
     ),
     "Review": _object(["verdict", "note"], verdict=_closed(["justified", "unjustified"]), note=_TEXT),
+    "Reviewed": _object(
+        ["review_ids", "verdict", "note"],
+        review_ids={"type": "array", "items": _TEXT, "minItems": 1, "maxItems": 500, "uniqueItems": True},
+        verdict=_closed(["justified", "unjustified"]),
+        note=_TEXT,
+    ),
+    "Reviews": _object(["reviews", "next"], reviews={"type": "array", "items": _ANY_OBJECT}, next=_or_null(_TEXT)),
     "Nothing": _object([]),
     "Halt": _object(["scope", "reason"], scope=_HALT_SCOPE, subject=_or_null(_TEXT), reason=_TEXT),
     "Resume": _object(["scope", "note"], scope=_HALT_SCOPE, subject=_or_null(_TEXT), note=_TEXT),

@@ -14,9 +14,10 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Final
 
 import orjson
+from holdfast.reasons import Mode
 
-from services.decision.break_glass import LONGEST, Use
-from services.decision.review import ID_PREFIX, OpenReview
+from services.decision.break_glass import LONGEST
+from services.decision.review import ID_PREFIX, OpenReview, Use
 from services.ports import StoreUnreachable
 from services.postgres.order_rows import from_json, order_of, to_json, write_file
 
@@ -37,20 +38,23 @@ _INTERVAL_S: Final = 0.5
 _SETTLED_AFTER_S: Final = 30.0
 _MAX_REVIEWS: Final = 1_000
 
-_STORED: Final = "SELECT intent_id FROM break_glass_uses WHERE intent_id = ANY ($1::text[])"
+_STORED: Final = """
+SELECT intent_id FROM opening_uses WHERE intent_id = ANY ($1::text[]) AND mode = 'break_glass'
+"""
 _RECENT: Final = """
 SELECT o.order_id, o.kind, o.scope, o.reason, o.issued_at, o.issued_by, o.people, o.in_force_at, o.expires_at,
        o.ended_at, o.document::text AS document,
        ARRAY(SELECT confirmed_by FROM order_confirmations AS c WHERE c.order_id = o.order_id ORDER BY confirmed_at)
            AS confirmed_by,
-       (SELECT count(*) FROM break_glass_uses AS u WHERE u.activation = o.order_id AND u.voided_at IS NULL) AS uses
+       (SELECT count(*) FROM opening_uses AS u WHERE u.activation = o.order_id AND u.voided_at IS NULL) AS uses
   FROM orders AS o
  WHERE o.kind = 'break_glass' AND coalesce(o.ended_at, o.expires_at) > $1
  ORDER BY o.issued_at, o.order_id
 """
 _REVIEWS: Final = """
-SELECT review_id, activation, due_at FROM break_glass_uses WHERE closed_at IS NULL AND voided_at IS NULL
- ORDER BY due_at LIMIT $1
+SELECT review_id, activation, due_at FROM opening_uses
+ WHERE mode = 'break_glass' AND closed_at IS NULL AND voided_at IS NULL
+ ORDER BY due_at, review_id LIMIT $1
 """
 
 
@@ -81,14 +85,12 @@ class BreakGlassBook:
         instance: str,
         clock: Clock,
         in_journal: Callable[[], bool],
-        on_overdue: Callable[[int], None] = lambda _: None,
     ) -> None:
         self._pool = pool
         self._file = file
         self._instance = instance
         self._clock = clock
         self._in_journal = in_journal
-        self._on_overdue = on_overdue
         self._stored: _Picture | None = None
         self._local: dict[str, tuple[Order, float]] = {}
         self._taken: dict[str, tuple[_Taken, float]] = {}
@@ -143,6 +145,7 @@ class BreakGlassBook:
             del self._taken[request.intent_id]
             return None
         return Use(
+            mode=Mode.BREAK_GLASS,
             activation=activation.order_id,
             review_id=ID_PREFIX + request.intent_id.removeprefix("int_"),
             instance=self._instance,
@@ -181,8 +184,6 @@ class BreakGlassBook:
             await asyncio.sleep(_INTERVAL_S)
             with contextlib.suppress(StoreUnreachable):  # the heartbeat tells of it
                 await self.look()
-            now = self._clock.now()
-            self._on_overdue(sum(review.is_overdue(now) for review in self.open_reviews()))
 
     async def look(self) -> None:
         """Look at the store once. Raises: StoreUnreachable."""

@@ -13,20 +13,19 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 import orjson
+from holdfast.reasons import Mode
 
-from services.decision.review import CloseReview, ReconcileUse, RemindReview, SumUpActivation
+from services.decision.review import CloseReview, ReconcileUse, RemindPile, RemindReview, SumUpActivation
+from services.order_effects import ConfirmOrder, EndOrder, PutOrder
 from services.ports import (
     ActivateBundle,
-    ConfirmOrder,
     ConsumeToken,
-    EndOrder,
     MoveIntent,
     OpenIntent,
     PutBundle,
     PutCredential,
     PutNotice,
     PutOperator,
-    PutOrder,
     ReportOutcome,
     SetShadow,
 )
@@ -36,9 +35,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from services.decision.approvals import Approval
-    from services.decision.break_glass import Use
-    from services.decision.review import ReviewEffect
+    from services.decision.review import ReviewEffect, Use
     from services.notices.notice import Notice
+    from services.order_effects import OrderEffect
     from services.ports import Effect, QueueRow, Superseded
     from services.queue_effects import QueueEffect
 
@@ -50,6 +49,8 @@ _QUEUE_STATE: Final = frozenset({"waiting", "held", "parked", "claimable"})
 _OUTCOME: Final = frozenset({"succeeded", "failed", "unknown"})
 _CREDENTIAL: Final = frozenset({"agent", "executor", "operator"})
 _ORDER: Final = frozenset({"halt", "suspension", "override", "force_open", "break_glass"})
+#: Modes of a use that no cap in the store holds.
+_UNCAPPED: Final = frozenset({Mode.FAIL_OPEN.value, Mode.OPERATOR.value})
 _ROLE: Final = frozenset({"viewer", "operator", "approver", "admin"})
 
 #: A B-tree entry over two such members stays below PostgreSQL's limit of 2,704 bytes.
@@ -172,8 +173,20 @@ def encode(effect: Effect) -> EncodedEffect:  # noqa: C901, PLR0911, PLR0912 - o
                 "started_by": _text(effect.started_by),
             }
             return _encoded("set_shadow", members)
+        case PutNotice():
+            return _encoded("put_notice", _notice(effect.notice, None))
+        case PutOrder() | ConfirmOrder() | EndOrder():
+            return _order(effect)
+        case CloseReview() | RemindReview() | RemindPile() | ReconcileUse() | SumUpActivation():
+            return _review(effect)
+        case ApproveIntent() | ReorderIntent() | RequeueIntent():
+            return _queue_effect(effect)
+
+
+def _order(effect: OrderEffect) -> EncodedEffect:
+    match effect:
         case PutOrder():
-            members = {
+            members: _Members = {
                 "order_id": _text(effect.order_id),
                 "kind": _one_of(effect.kind, _ORDER),
                 "scope": _text(effect.scope),
@@ -201,12 +214,6 @@ def encode(effect: Effect) -> EncodedEffect:  # noqa: C901, PLR0911, PLR0912 - o
                 "note": _text(effect.note),
             }
             return _encoded("end_order", members)
-        case PutNotice():
-            return _encoded("put_notice", _notice(effect.notice, None))
-        case CloseReview() | RemindReview() | ReconcileUse() | SumUpActivation():
-            return _review(effect)
-        case ApproveIntent() | ReorderIntent() | RequeueIntent():
-            return _queue_effect(effect)
 
 
 def _review(effect: ReviewEffect) -> EncodedEffect:
@@ -227,6 +234,12 @@ def _review(effect: ReviewEffect) -> EncodedEffect:
                 "expected": None if effect.expected is None else _time(effect.expected),
             }
             return _encoded("remind_review", members)
+        case RemindPile():
+            members = {
+                "reminded_at": _time(effect.reminded_at),
+                "expected": None if effect.expected is None else _time(effect.expected),
+            }
+            return _encoded("remind_pile", members)
         case ReconcileUse():
             members = {
                 "review_id": _text(effect.review_id),
@@ -251,9 +264,7 @@ def close_refusal(stream: str, seq: int) -> EncodedEffect:
 
 
 def _open_intent(effect: OpenIntent) -> _Members:
-    # Absent where there is none: the database looks for the member before it does anything else.
-    use: _Members = {} if effect.break_glass is None else {"break_glass": _use(effect.break_glass)}
-    return use | {
+    return _use(effect.use) | {
         "intent_id": _text(effect.intent_id),
         "agent": _text(effect.agent),
         "idempotency_key": _optional_text(effect.idempotency_key),
@@ -287,16 +298,22 @@ def _superseded(effect: Superseded, decided_at: datetime) -> _Members:
     )
 
 
-def _use(use: Use) -> _Members:
-    return {
+def _use(use: Use | None) -> _Members:
+    """Return the one member that a use is. Absent where there is none: the database looks for that first of all."""
+    if use is None:
+        return {}
+    members: _Members = {
         "review_id": _text(use.review_id),
-        "activation": _text(use.activation),
+        "activation": _optional_text(use.activation),
         "instance": _text(use.instance),
         "category": _text(use.category),
         "environment": _text(use.environment),
-        "max_uses": _integer(use.max_uses, _INT),
         "due_at": _time(use.review_due_at),
     }
+    if use.max_uses is not None:
+        return {"break_glass": members | {"max_uses": _integer(use.max_uses, _INT)}}
+    approvals = [_text(approval) for approval in use.approvals]
+    return {"use": members | {"mode": _one_of(use.mode, _UNCAPPED), "approvals": approvals}}
 
 
 def _queue_effect(effect: QueueEffect) -> EncodedEffect:
@@ -362,7 +379,9 @@ def _queue_row(row: QueueRow) -> _Members:
 
 
 def _move_intent(effect: MoveIntent) -> _Members:
-    return {
+    if effect.use is not None and effect.use.mode is Mode.BREAK_GLASS:
+        raise EffectMalformed("break-glass lets no stored intent pass")
+    return _use(effect.use) | {
         "intent_id": _text(effect.intent_id),
         "expect_version": _integer(effect.expect_version, _INT - 1),
         "status": _one_of(effect.status, _STATUS),

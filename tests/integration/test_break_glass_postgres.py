@@ -9,13 +9,13 @@ from types import SimpleNamespace
 
 import pytest
 from fakes.recording_entries import consume, open_intent
-from integration.break_glass_rows import CLOCK, IDS, a_use, activated, applied, close, imported, put, uses
+from integration.opening_rows import CLOCK, IDS, a_use, activated, applied, close, imported, put, uses
 from integration.recording_postgres import Postgres
 from world import FakeClock, World
 
 from services.decision.break_glass import Terms
 from services.decision.orders import Order, OrderKind
-from services.ports import ConfirmOrder, EndOrder
+from services.order_effects import ConfirmOrder, EndOrder
 from services.postgres.break_glass import BreakGlassBook
 from services.postgres.pool import ReadPool
 from services.postgres.reviews import PostgresReviews
@@ -132,7 +132,7 @@ async def test_a_use_whose_token_was_thrown_away_is_none(lane, pool):
 
     assert [await applied(lane, a_use(activation)) for _ in range(3)] == [True, True, False]
     assert [use.voided_at is not None for use in await uses(pool, activation)] == [True, False, False]
-    assert thrown_away.break_glass.review_id not in {use.review_id for use in await PostgresReviews(pool).open(limit=9)}
+    assert thrown_away.use.review_id not in {use.review_id for use in await PostgresReviews(pool).open(limit=9)}
 
 
 # --- from a journal ---------------------------------------------------------------------------------------------------
@@ -262,7 +262,7 @@ async def test_a_use_that_became_a_row_counts_once(url, lane, a_book):
     journal = [True]
     book = await a_book(in_journal=lambda: journal[0])
     use = await take(book, activation)
-    stored = a_use(activation.order_id, break_glass=use)
+    stored = a_use(activation.order_id, use=use)
     stored = replace(stored, intent_id=use.review_id.replace("rev_", "int_"))
     assert await imported(url, stored) == frozenset()
 

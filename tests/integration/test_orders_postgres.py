@@ -11,7 +11,8 @@ from integration.recording_postgres import Postgres
 
 from services.decision.catalog import Impact
 from services.decision.orders import Order, OrderKind
-from services.ports import ConfirmOrder, EndOrder, Entry, PutOrder, StoreUnreachable
+from services.order_effects import ConfirmOrder, EndOrder, PutOrder
+from services.ports import Entry, StoreUnreachable
 from services.postgres.orders import OrderBook
 from services.postgres.pool import ReadPool
 from services.provision import open_lane

@@ -111,6 +111,9 @@ class Story:
         assert activation.behind() - set(activation.document["earlier"])
         record = next(p for p in world.recorder.durable if str(p.receipt) == claims.rcp)
         assert record.entry.members["instead_of"] in {cause.value for cause in DEPENDENCY_GONE}
+        use = record.entry.effect.use
+        assert (use.mode, use.activation, record.entry.effect.jti) == (Mode.BREAK_GLASS, claims.brk, claims.jti)
+        assert record.entry.members["review_id"] == use.review_id
         self.left[claims.brk] = self.left.get(claims.brk, 0) + 1
         assert self.left[claims.brk] <= MAX_USES
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import timedelta
 
 import pytest
 from holdfast.intent import Context
@@ -69,7 +70,7 @@ async def test_one_approval_of_the_role_makes_a_hold_claimable_and_the_token_nam
     decisions = world.recorder.entries("decision")
     assert [entry.members["approvals"] for entry in decisions] == [[approval.approval_id]] * 2
     assert not any("elevated" in entry.members for entry in decisions)
-    assert world.recorder.entries("review.opened") == []
+    assert not any("review_id" in entry.members or entry.effect.use for entry in decisions)
 
 
 async def test_without_an_approval_a_hold_stays_one():
@@ -244,13 +245,13 @@ async def test_two_people_permit_what_cannot_be_evaluated_and_everything_says_so
         assert (entry.members["mode"], entry.members["elevated"]) == ("operator", True)
         assert entry.members["instead_of"] == "circuit_open"
         assert entry.members["approvals"] == approvals
-    [review] = world.recorder.entries("review.opened")
-    assert review.members == {
-        "review": "operator",
-        "subject": waiting.ask.intent_id,
-        "due_at": "2026-11-21T10:00:00.000000Z",
-    }
-    assert [entry.kind for entry in world.recorder.entries()] == ["decision", "review.opened", "decision"]
+    late, grant = world.recorder.entries()
+    assert (late.effect.use, "review_id" in late.members) == (None, False), "a late allow is no token yet"
+    use = grant.effect.use
+    assert (use.mode, use.approvals, use.activation) == (Mode.OPERATOR, tuple(approvals), None)
+    assert use.review_due_at == START + timedelta(hours=24)
+    assert grant.members["review_id"] == use.review_id
+    assert grant.notices[0].details["review_id"] == use.review_id
 
 
 @pytest.mark.parametrize("people", [[], ["carol"], ["carol", "carol"], ["carol", "Carol"]])
@@ -377,10 +378,10 @@ async def test_a_claim_evaluates_as_soon_as_it_can_again():
     claims = verify_signature(claimed.token, world.signer.verify_keys())
     assert (claims.mode, claims.apr) == ("normal", None)
     assert (denied.status, denied.token) == (Status.DENIED, None)
-    assert world.recorder.entries("review.opened") == []
+    assert not any("review_id" in entry.members for entry in world.recorder.entries())
 
 
-async def test_a_review_that_cannot_be_recorded_lets_no_token_leave():
+async def test_what_cannot_be_recorded_with_its_review_lets_no_token_leave():
     world = World()
     waiting = queued(world)
     approve(world, waiting, "carol")

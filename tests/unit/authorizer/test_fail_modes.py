@@ -91,6 +91,10 @@ async def test_only_what_was_opened_in_advance_passes_unevaluated(configured, im
         (entry,) = world.recorder.entries("decision")
         assert entry.members["elevated"] is True
         assert [notice.kind for notice in entry.notices] == ["fail_open.used"]
+        use, overridden = entry.effect.use, state == "overridden"
+        assert (use.mode, use.activation) == (Mode.FAIL_OPEN, "ord_1" if overridden else None)
+        assert use.review_due_at == START + timedelta(hours=24)
+        assert (entry.members["review_id"], entry.notices[0].details["review_id"]) == (use.review_id, use.review_id)
     else:
         assert (outcome.reason_code, outcome.status) == (ReasonCode.EVALUATION_UNAVAILABLE, Status.QUEUED)
         assert (outcome.mode, world.signer.signed) == (Mode.NORMAL, [])

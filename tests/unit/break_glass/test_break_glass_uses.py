@@ -32,7 +32,7 @@ async def test_an_activation_lets_a_refused_evaluation_pass_marked_and_counted()
     (entry,) = world.recorder.entries("decision")
     assert entry.members["elevated"] is True
     assert (entry.members["break_glass"], entry.members["instead_of"]) == (activation, "store_unreachable")
-    use = entry.effect.break_glass
+    use = entry.effect.use
     assert (use.activation, use.at_home, use.review_due_at) == (activation, True, START + timedelta(hours=24))
     assert entry.journal_may_release
     assert [notice.kind for notice in entry.notices] == [Kind.BREAK_GLASS_USED]
@@ -286,7 +286,7 @@ async def test_a_use_that_could_not_be_signed_is_given_back_and_waits():
     assert world.glass.used(activation) == 0
     grant, failed = (pending.entry.effect for pending in world.recorder.chained[-2:])
     assert failed.over_jti == grant.jti
-    assert failed.break_glass is None
+    assert failed.use is None
 
 
 async def test_a_use_that_the_store_refuses_is_no_allow_and_the_intent_waits():

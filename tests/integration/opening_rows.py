@@ -1,14 +1,15 @@
-"""Activations and uses as effects, for tests on a real PostgreSQL."""
+"""Activations, and uses of every mode, as effects, for tests on a real PostgreSQL."""
 
 from __future__ import annotations
 
 from datetime import timedelta
 
 from fakes.recording_entries import Stream, open_intent
+from holdfast.reasons import Mode
 
-from services.decision.break_glass import Use
-from services.decision.review import CloseReview, ReviewVerdict
-from services.ports import Entry, PutOrder
+from services.decision.review import CloseReview, ReviewVerdict, Use
+from services.order_effects import PutOrder
+from services.ports import Entry
 from services.postgres.reviews import PostgresReviews
 from services.postgres.sink import PostgresSink
 from services.system import SystemClock, SystemIds
@@ -47,6 +48,7 @@ def a_use(activation: str, **changes):
     """Return the effect of a granted intent and its use."""
     intent_id, at = IDS.new("int_"), CLOCK.now()
     use = Use(
+        mode=Mode.BREAK_GLASS,
         activation=activation,
         review_id=intent_id.replace("int_", "rev_"),
         instance="api",
@@ -56,8 +58,28 @@ def a_use(activation: str, **changes):
         review_due_at=at + timedelta(hours=24),
         at_home=True,
     )
-    given = {"jti": IDS.token_id(), "break_glass": use, "decided_at": at, "created_at": at}
+    given = {"jti": IDS.token_id(), "use": use, "decided_at": at, "created_at": at}
     return open_intent(intent_id, **given | changes)
+
+
+def a_way(mode: Mode = Mode.FAIL_OPEN, **changes) -> Use:
+    given = {
+        "mode": mode,
+        "review_id": IDS.new("rev_"),
+        "activation": None,
+        "instance": "api",
+        "category": "note.read",
+        "environment": "production",
+        "review_due_at": CLOCK.now() + timedelta(hours=24),
+    }
+    return Use(**given | changes)
+
+
+def fell_open(**changes):
+    """Return the effect of an intent that failed open."""
+    at = CLOCK.now()
+    given = {"jti": IDS.token_id(), "use": a_way(), "decided_at": at, "created_at": at}
+    return open_intent(IDS.new("int_"), **given | changes)
 
 
 async def uses(pool, activation: str):

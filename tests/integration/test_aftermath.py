@@ -1,4 +1,4 @@
-"""What follows a use of break-glass, on a real PostgreSQL: reminders, judgement after the fact, the sum."""
+"""What follows a token around the evaluation, on a real PostgreSQL: reminders, judgement after the fact, the sum."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from datetime import timedelta
 import asyncpg
 import orjson
 import pytest
-from integration.break_glass_rows import a_use, activated, applied, close, imported, uses
+from integration.opening_rows import a_use, activated, applied, close, fell_open, imported, uses
 from integration.recording_postgres import Postgres
 from world import World
 
@@ -86,7 +86,7 @@ async def records(url: str, kind: str) -> list[dict]:
 
 async def notices(url: str) -> list[asyncpg.Record]:
     connection = await asyncpg.connect(url)
-    rows = await connection.fetch("SELECT kind, severity FROM notices ORDER BY notice_id")
+    rows = await connection.fetch("SELECT kind, severity, dedupe_key FROM notices ORDER BY notice_id")
     await connection.close()
     return rows
 
@@ -108,6 +108,28 @@ async def test_reminders_come_when_they_are_due_and_once(url, lane, aftermath, c
     assert sum(kind.startswith("break_glass.review") for kind, _ in told) == 5
 
 
+async def test_however_much_failed_open_people_are_told_once_an_hour(url, lane, aftermath, clock):
+    for _ in range(5):
+        assert await applied(lane, fell_open())
+
+    for hours in (0, 0.2, 0.4, 12, 24, 24.5, 25):
+        clock.ahead = timedelta(hours=hours, seconds=1)
+        await aftermath.tick()
+        if hours == 0.2:
+            assert await applied(lane, fell_open())
+
+    reminded = await records(url, "review.reminded")
+    assert [(record["mode"], record["reviews"], record["overdue"]) for record in reminded] == [
+        ("fail_open", 5, False),
+        ("fail_open", 6, False),
+        ("fail_open", 6, True),
+        ("fail_open", 6, True),
+    ]
+    told = [notice for notice in await notices(url) if notice["kind"] != "review.flagged"]
+    assert [notice["kind"] for notice in told] == ["review.due"] * 2 + ["review.overdue"] * 2
+    assert {notice["dedupe_key"] for notice in told} == {"review:fail_open"}
+
+
 async def test_a_closed_review_reminds_nobody(url, lane, pool, aftermath):
     activation = await activated(lane)
     assert await applied(lane, a_use(activation))
@@ -124,7 +146,7 @@ async def test_a_use_that_nobody_can_judge_any_more_is_flagged_once(url, lane, p
     await aftermath.tick()
     await aftermath.tick()
 
-    (record,) = await records(url, "break_glass.reconciled")
+    (record,) = await records(url, "review.reconciled")
     assert record["flagged"] is True
     assert {record["would"]["then"]["decision"], record["would"]["now"]["decision"]} == {"error"}
     (use,) = await uses(pool, activation)
