@@ -227,3 +227,105 @@ BEGIN
 END $$;
 
 INSERT INTO effect_operations (position, op, handler) VALUES (315, 'remind_pile', 'remind_piles');
+
+-- As before (0002), but for a use of break-glass that was refused unheard: its commit was in doubt, reached the
+-- database, and was refused there, while its home wrote it to the journal and released the token on that. What has left
+-- is history, so the effect is applied now as that of a record which was never stored: the use is kept and says what it
+-- broke, and no void claims that there is no token. Only what was released carries its effect into a recovering batch.
+CREATE OR REPLACE FUNCTION append_batch(
+    p_stream     text,
+    p_first_seq  bigint,
+    p_prev       bytea,
+    p_bodies     bytea[],
+    p_hashes     bytea[],
+    p_seal       bytea,
+    p_effects    jsonb,
+    p_recovering boolean
+) RETURNS int[] LANGUAGE plpgsql AS $$
+DECLARE
+    v_rows     int := cardinality(p_bodies);
+    v_existing int := 0;    -- how many of the rows are stored already: always the first ones, a stream has no gaps
+    v_inserted int;
+    v_prev     bytea;
+    v_last     bigint;
+    v_effects  jsonb := p_effects;
+    v_unheard  int[] := '{}';
+    v_refused  int[] := '{}';
+BEGIN
+    -- 1. Does the batch follow the stream's own last record?
+    IF v_rows = 0 OR v_rows <> cardinality(p_hashes) THEN
+        RAISE EXCEPTION 'a batch has records, and one hash for each' USING ERRCODE = 'HF002';
+    END IF;
+    SELECT seq INTO v_last FROM audit_records WHERE stream = p_stream ORDER BY seq DESC LIMIT 1;
+    v_last := coalesce(v_last, -1);
+    IF p_first_seq = 0 THEN
+        v_prev := decode(repeat('00', 32), 'hex');
+    ELSE
+        SELECT hash INTO v_prev FROM audit_records WHERE stream = p_stream AND seq = p_first_seq - 1;
+    END IF;
+    IF v_prev IS NULL OR (v_last >= p_first_seq AND NOT p_recovering) THEN
+        RAISE EXCEPTION 'stream %: the batch starts at %, the last record is %', p_stream, p_first_seq, v_last
+            USING ERRCODE = 'HF002';
+    END IF;
+    IF v_prev <> p_prev THEN
+        RAISE EXCEPTION 'stream %: another record stands before %', p_stream, p_first_seq USING ERRCODE = 'HF003';
+    END IF;
+    IF EXISTS (SELECT FROM unnest(p_bodies, p_hashes) AS r (body, hash)
+               WHERE sha256('\x00'::bytea || r.body) IS DISTINCT FROM r.hash) THEN
+        RAISE EXCEPTION 'stream %: a hash is not of its body', p_stream USING ERRCODE = 'HF003';
+    END IF;
+
+    -- 2. What is stored already is this, byte for byte.
+    IF v_last >= p_first_seq THEN
+        v_existing := least(v_last - p_first_seq + 1, v_rows);
+        IF EXISTS (SELECT FROM unnest(p_bodies, p_hashes) WITH ORDINALITY AS r (body, hash, n)
+                   JOIN audit_records AS a ON a.stream = p_stream AND a.seq = p_first_seq + r.n - 1
+                   WHERE a.hash <> r.hash OR a.body <> r.body) THEN
+            RAISE EXCEPTION 'stream %: another record stands at or after %', p_stream, p_first_seq
+                USING ERRCODE = 'HF003';
+        END IF;
+    END IF;
+
+    -- 3. Store the rest. The seal covers everything up to the last record.
+    INSERT INTO audit_records (stream, seq, hash, body, seal)
+    SELECT p_stream, p_first_seq + r.n - 1, r.hash, r.body, CASE WHEN r.n = v_rows THEN p_seal END
+      FROM unnest(p_bodies, p_hashes) WITH ORDINALITY AS r (body, hash, n)
+     WHERE r.n > v_existing
+     ORDER BY r.n
+        ON CONFLICT DO NOTHING;
+    GET DIAGNOSTICS v_inserted = ROW_COUNT;
+    IF v_inserted <> v_rows - v_existing THEN
+        RAISE EXCEPTION 'stream %: somebody else writes on it', p_stream USING ERRCODE = 'HF004';
+    END IF;
+
+    -- 4. Apply the effects of what was stored just now, and those that were refused unheard. A refusal whose void is
+    --    stored is not listed any more, and stays one.
+    IF v_existing > 0 AND v_effects IS NOT NULL THEN
+        WITH unheard AS (
+            DELETE FROM refused_effects AS r
+             USING jsonb_array_elements(p_effects->'open_intent') AS e
+             WHERE e ? 'break_glass' AND (e->>'i')::int < v_existing
+               AND r.stream = p_stream AND r.seq = p_first_seq + (e->>'i')::int
+         RETURNING (r.seq - p_first_seq)::int AS i
+        )
+        SELECT ARRAY(SELECT i FROM unheard) INTO v_unheard;
+        SELECT jsonb_object_agg(k.op, k.kept) INTO v_effects
+          FROM (SELECT o.op, jsonb_agg(e ORDER BY (e->>'i')::int) AS kept
+                  FROM jsonb_each(v_effects) AS o (op, list), jsonb_array_elements(o.list) AS e
+                 WHERE (e->>'i')::int >= v_existing OR (e->>'i')::int = ANY (v_unheard)
+                 GROUP BY o.op) AS k;
+    END IF;
+    IF v_effects IS NOT NULL THEN
+        v_refused := apply_effects(v_effects);
+        INSERT INTO refused_effects (stream, seq) SELECT p_stream, p_first_seq + i FROM unnest(v_refused) AS i;
+    END IF;
+
+    -- 5. What was refused when it was stored is refused still.
+    IF v_existing > 0 THEN
+        v_refused := v_refused || ARRAY(
+            SELECT (seq - p_first_seq)::int FROM refused_effects
+             WHERE stream = p_stream AND seq >= p_first_seq AND seq < p_first_seq + v_existing
+               AND (seq - p_first_seq)::int <> ALL (v_refused));
+    END IF;
+    RETURN v_refused;
+END $$;

@@ -84,7 +84,8 @@ class AuditSink(Protocol):
         """Store the rows and apply their effects in one transaction, durably; return the indexes of refused effects.
 
         A refused effect stays listed in `refusals` until its void record is stored. While recovering, rows that are
-        stored already keep the effect they had, and a refusal that is still listed is returned again.
+        stored already keep the effect they had, and a refusal that is still listed is returned again; but for a use of
+        break-glass, whose token has left: a refusal that is still listed is taken back, and the use is kept.
 
         Raises: SinkFailed, and anything else a driver may raise. Then all of the batch is stored, or none of it.
         """

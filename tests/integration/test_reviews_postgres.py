@@ -6,8 +6,10 @@ import asyncio
 from dataclasses import replace
 from datetime import timedelta
 
+import asyncpg
+import orjson
 import pytest
-from fakes.recording_entries import AT, move_intent, open_intent, waiting_intent
+from fakes.recording_entries import AT, Stream, consume, move_intent, open_intent, verify, waiting_intent
 from holdfast.reasons import Mode
 from integration.opening_rows import (
     CLOCK,
@@ -20,16 +22,22 @@ from integration.opening_rows import (
     fell_open,
     imported,
     put,
+    uses,
 )
 from integration.recording_postgres import Postgres
 
 from services.decision.approvals import Approval
 from services.decision.review import RemindPile
+from services.ports import Entry
 from services.postgres.break_glass import BreakGlassBook
 from services.postgres.pool import ReadPool
 from services.postgres.reviews import PostgresReviews
+from services.postgres.sink import PostgresSink
 from services.provision import open_lane
 from services.queue_effects import ApproveIntent
+from services.recording.journal import Journal
+from services.recording.lane import Lane, LaneSettings
+from services.recording.sink import SinkFailed
 
 pytestmark = pytest.mark.integration
 
@@ -236,3 +244,97 @@ async def test_all_that_failed_open_is_reminded_of_at_once_and_by_one_leader(lan
     assert (await reviews.pile(now + timedelta(hours=25))).overdue == 3
     assert await reviews.counts(now + timedelta(hours=25)) == {Mode.FAIL_OPEN: (3, 3)}
     assert await reviews.alone(limit=9) == []
+
+
+# --- a use that was refused unheard -----------------------------------------------------------------------------------
+
+
+async def refusals(url) -> int:
+    connection = await asyncpg.connect(url)
+    try:
+        return await connection.fetchval("SELECT count(*) FROM refused_effects")
+    finally:
+        await connection.close()
+
+
+async def test_a_use_that_was_refused_unheard_is_history_once_its_home_says_that_it_left(url, lane, pool):
+    activation = await activated(lane)
+    assert [await applied(lane, a_use(activation)) for _ in range(2)] == [True, True]
+    over, plain = a_use(activation), open_intent("int_plain")
+    sink = PostgresSink(url)
+    await sink.connect("glass-live")
+    live = Stream(IDS.new("str_")).batch(over, plain, plain)
+    assert await sink.commit_batch(live) == frozenset({0, 2}), "the cap is reached, and the intent is known"
+    assert await refusals(url) == 2
+
+    late = replace(live, recovering=True)
+    assert await sink.commit_batch(late) == frozenset({2}), "what is no use stays refused"
+    assert await sink.commit_batch(late) == frozenset({2}), "and once more changes nothing"
+
+    assert await refusals(url) == 1
+    assert [use.over_cap for use in await uses(pool, activation)] == [False, False, True]
+    assert await applied(lane, consume(over.intent_id, over.jti))
+    await sink.close()
+
+
+async def test_a_use_whose_refusal_was_voided_stays_void(url, lane, pool):
+    """Whoever heard of the refusal released nothing, and said so; nothing comes back."""
+    activation = await activated(lane, document={"max_uses": 0})
+    sink = PostgresSink(url)
+    await sink.connect("glass-live")
+    stream = Stream(IDS.new("str_"))
+    live = stream.batch(a_use(activation))
+    assert await sink.commit_batch(live) == frozenset({0})
+    connection = await asyncpg.connect(url)
+    await connection.execute("DELETE FROM refused_effects")
+    await connection.close()
+
+    assert await sink.commit_batch(replace(live, recovering=True)) == frozenset()
+    assert await uses(pool, activation) == []
+    await sink.close()
+
+
+class DeafSink(PostgresSink):
+    """Loses the answer to a commit when told so: the commit stands, and its caller never hears of it."""
+
+    deaf = False
+
+    async def commit_batch(self, batch):
+        answer = await super().commit_batch(batch)
+        if self.deaf:
+            self.deaf = False
+            raise SinkFailed("the connection was lost")
+        return answer
+
+
+async def test_the_log_never_says_that_a_token_did_not_leave_which_left_on_the_journal(url, tmp_path, lane, pool):
+    """Two replicas: one takes the last use while the commit of the other, which it never hears of, is refused."""
+    activation = await activated(lane)
+    assert [await applied(lane, a_use(activation)) for _ in range(2)] == [True, True]
+    sink = DeafSink(url)
+    settings = LaneSettings(reconnect_first_s=0.02, reconnect_last_s=0.1)
+    home = Lane(sink, Journal(tmp_path / "home"), CLOCK, IDS, instance="home", settings=settings)
+    await home.start()
+    back = asyncio.Event()
+    home.on_mode_change = lambda in_journal: in_journal or back.set()
+    try:
+        sink.deaf = True
+        use = a_use(activation)
+        entry = Entry(kind="decision", at=CLOCK.now(), effect=use, journal_may_release=True)
+        settled = await home.append(entry).settled()
+        assert (settled.applied, settled.in_journal) == (True, True), "the token leaves"
+        async with asyncio.timeout(30):
+            await back.wait()
+    finally:
+        await home.stop()
+
+    assert [found.over_cap for found in await uses(pool, activation)] == [False, False, True]
+    connection = await asyncpg.connect(url)
+    rows = await connection.fetch(
+        "SELECT hash, body, seal FROM audit_records WHERE stream = $1 ORDER BY seq", settled.receipt.stream
+    )
+    await connection.close()
+    kinds = [orjson.loads(row["body"])["kind"] for row in rows]
+    assert "decision" in kinds
+    assert not [kind for kind in kinds if "void" in kind]
+    verify([(row["hash"], row["body"], row["seal"]) for row in rows])
