@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import uvicorn
 import uvloop
 
+from services.administering import Administering
 from services.break_glass import BreakGlass
 from services.compose import background, open_service
 from services.consumption import Consumption
@@ -22,6 +23,8 @@ from services.http.callers import Callers
 from services.http.events import EventEndpoints
 from services.http.health import HealthEndpoints
 from services.http.intents import IntentEndpoints
+from services.http.keyholders import KeyholderEndpoints
+from services.http.operators import OperatorEndpoints
 from services.http.orders import OrderEndpoints
 from services.http.policy import PolicyEndpoints
 from services.http.protocol import ContractProtocol
@@ -36,6 +39,7 @@ from services.policies import NoPolicies
 from services.policy_keys import TrustedKeys
 from services.postgres.decisions import PostgresDecisions
 from services.postgres.reviews import PostgresReviews
+from services.postgres.roster import PostgresRoster
 from services.process import configure_logging, end_with, read_settings, refuse
 from services.publishing import Publisher
 from services.reviewing import Reviewing
@@ -158,6 +162,14 @@ def build_app(service: Service, callbacks: Callbacks) -> ASGIApp:
         clock=service.clock,
     )
     reviews = PostgresReviews(service.pool)
+    administering = Administering(
+        roster=PostgresRoster(service.pool),
+        policies=service.policies,
+        recorder=service.lane,
+        audit=service.boundaries.audit,
+        clock=service.clock,
+        on_change=service.credentials.refresh,
+    )
     tending = Tending(
         authorizer=service.authorizer,
         queued=service.queued,
@@ -193,6 +205,13 @@ def build_app(service: Service, callbacks: Callbacks) -> ASGIApp:
                 explainer=Explainer(PostgresDecisions(service.pool), service.bundles),
             ).routes(),
             *QueueEndpoints(callers=callers, queue=service.queue, tending=tending).routes(),
+            *OperatorEndpoints(callers=callers, administering=administering).routes(),
+            *KeyholderEndpoints(
+                callers=callers,
+                administering=administering,
+                orders=service.orders,
+                waiting=service.census.waiting,
+            ).routes(),
             *OrderEndpoints(
                 callers=callers,
                 ordering=Ordering(

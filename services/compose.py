@@ -407,7 +407,7 @@ async def _open_parts(
         clock=clock,
         ids=ids,
     )
-    credentials = CredentialDirectory(pool, settings.data_dir / f"credentials-{settings.instance}.json")
+    credentials = CredentialDirectory(pool, settings.data_dir / f"credentials-{settings.instance}.json", clock=clock)
 
     changes = PostgresChanges(pool)
     hub = Hub(changes)

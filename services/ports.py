@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
+from services.credential_effects import CredentialEffect
 from services.decision.review import ReviewEffect
 from services.order_effects import OrderEffect
 from services.queue_effects import QueueEffect
@@ -230,6 +231,7 @@ Effect: TypeAlias = (
     | ReportOutcome
     | PutCredential
     | PutOperator
+    | CredentialEffect
     | PutBundle
     | ActivateBundle
     | SetShadow

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hashlib
 import json
 import os
 import secrets
@@ -20,7 +19,7 @@ from typing import TYPE_CHECKING, Final
 from holdfast import strict_json
 from holdfast.errors import MalformedJSON
 
-from services.credentials import Kind, key_hash, new_secret
+from services.credentials import Kind, hash_password, key_hash, new_password, new_secret
 from services.decision.bundle import read_bundle
 from services.decision.finding import BundleInvalid
 from services.decision.policy import Policy
@@ -49,7 +48,6 @@ if TYPE_CHECKING:
 BOOTSTRAP: Final = "bootstrap.json"
 _ACTOR: Final = "provision"
 _OPERATOR: Final = "admin"
-_SCRYPT_N: Final = 2**15
 
 
 class ProvisionFailed(Exception):
@@ -84,7 +82,7 @@ class Provisioner:
 
     async def operator(self, username: str, role: str) -> OperatorSecret:
         """Return a fresh operator's secrets. Raises: ProvisionFailed if the name is taken."""
-        made = OperatorSecret(username=username, password=secrets.token_urlsafe(18), token=new_secret(Kind.OPERATOR))
+        made = OperatorSecret(username=username, password=new_password(), token=new_secret(Kind.OPERATOR))
         effect = PutOperator(
             username=username,
             password_hash=await asyncio.to_thread(hash_password, made.password),
@@ -225,13 +223,6 @@ def main(args: argparse.Namespace) -> int:  # noqa: ARG001 - every command takes
 async def _provision(settings: Settings, bundle: Bundle, signatures: tuple[str, ...], policy: Policy) -> None:
     await ensure_policy(settings, bundle, signatures)
     await ensure_bootstrap(settings, policy.agents, frozenset(policy.executors))
-
-
-def hash_password(password: str) -> str:
-    """Return `scrypt$n$salt$hash` with 128 salt bits. Source: RFC 7914."""
-    salt = secrets.token_bytes(16)
-    derived = hashlib.scrypt(password.encode(), salt=salt, n=_SCRYPT_N, r=8, p=1, maxmem=64 << 20)
-    return f"scrypt${_SCRYPT_N}${salt.hex()}${derived.hex()}"
 
 
 async def _first_operator(provisioner: Provisioner) -> OperatorSecret:

@@ -45,6 +45,11 @@ class QueueCensus:
             # A count that failed is no load: after an outage the table is counted soon, and not 19 deadlines later.
             await asyncio.sleep(max(self._interval_s, took_s * _REST) if counted else self._interval_s)
 
+    def waiting(self, agent: str) -> int | None:
+        """Return how many intents of an agent waited at the last count, whatever their state; None before the first."""
+        depth = self.bounds.depth
+        return None if depth is None else depth.by_agent.get(agent, 0)
+
     def _publish(self) -> None:
         depth = self.bounds.depth
         if depth is None:

@@ -40,8 +40,8 @@ MODULES: Final[dict[str, dict[str, str]]] = {
     },
     "console.cli.queue": {"queue": "look at what waits, and decide it"},
     "console.cli.credentials": {
-        "operators": "make credentials for operators",
-        "agents": "make credentials for agents, suspend and resume them",
+        "operators": "add operators, change roles, shut them out, replace tokens",
+        "agents": "list agents, make and replace keys, suspend and resume them",
         "executors": "make credentials for executors",
     },
     "console.cli.break_glass": {

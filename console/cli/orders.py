@@ -144,7 +144,7 @@ def run_set_override(arguments: argparse.Namespace) -> int:
     body: dict[str, JSON] = {
         "tier": arguments.tier,
         "reason": arguments.reason,
-        "expires_in": _seconds(arguments.expires_in),
+        "expires_in": seconds(arguments.expires_in),
         "max_per_minute": arguments.max_per_minute,
     }
     with operator_client(arguments) as client:
@@ -218,7 +218,8 @@ def _first(arguments: argparse.Namespace) -> argparse.Namespace:
     return arguments
 
 
-def _seconds(text: str) -> int:
+def seconds(text: str) -> int:
+    """Return how many seconds `90s`, `30m` or `2h` are. Raises: CommandFailed."""
     found = re.fullmatch(r"([0-9]{1,6})([smh])", text)
     if found is None:
         raise CommandFailed(f"`{text}` is no time such as 90s, 30m or 2h")

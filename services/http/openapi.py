@@ -49,6 +49,7 @@ def describe() -> dict[str, Any]:
             **_queue_paths(),
             **_policy_paths(),
             **_order_paths(),
+            **_staff_paths(),
             **_break_glass_paths(),
             **_review_paths(),
             "/.well-known/jwks.json": {"get": _operation("The public keys", None, {"200": _json("JWKS")})},
@@ -151,7 +152,6 @@ def _order_paths() -> dict[str, Any]:
         f"{operator}/boundaries/{{name}}/reset": {
             "post": _operation("Let go of a boundary and probe it", "operator", found, body="Reason", parameters=named)
         },
-        f"{operator}/agents": {"get": _operation("The agents", "operator", found)},
         f"{operator}/agents/{{name}}/suspend": {
             "post": _operation("Suspend an agent", "operator", made, body="Reason", parameters=named)
         },
@@ -159,6 +159,39 @@ def _order_paths() -> dict[str, Any]:
             "post": _operation("End an agent's suspension", "operator", found, body="Note", parameters=named)
         },
     }
+
+
+def _staff_paths() -> dict[str, Any]:
+    found: dict[str, Any] = {"200": _json("Document")}
+    made, named = {"201": _json("Document")}, [_NAME]
+    operators = "/v1/operator/operators"
+    paths: dict[str, Any] = {
+        operators: {
+            "get": _operation("The operators", "operator", found),
+            "post": _operation("Add an operator: their secrets, once", "operator", made, body="NewOperator"),
+        },
+        f"{operators}/{{name}}/role": {
+            "post": _operation("Give an operator another role", "operator", found, body="ChangeRole", parameters=named)
+        },
+        f"{operators}/{{name}}/rotate": {
+            "post": _operation("Make a new token", "operator", found, body="MayNote", parameters=named)
+        },
+        f"{operators}/{{name}}/disable": {
+            "post": _operation("Shut an operator out", "operator", found, body="Note", parameters=named)
+        },
+        f"{operators}/{{name}}/enable": {
+            "post": _operation("Let an operator in again", "operator", found, body="Note", parameters=named)
+        },
+    }
+    for plural in ("agents", "executors"):
+        path = f"/v1/operator/{plural}"
+        paths[path] = {
+            "get": _operation(f"The {plural}", "operator", found),
+            "post": _operation("Make a first key, shown once", "operator", made, body="NewKey"),
+        }
+        rotate = _operation("Make a new key, shown once", "operator", found, body="RotateKey", parameters=named)
+        paths[f"{path}/{{name}}/rotate"] = {"post": rotate}
+    return paths
 
 
 def _break_glass_paths() -> dict[str, Any]:
@@ -283,6 +316,7 @@ def _or_null(schema: dict[str, Any]) -> dict[str, Any]:
 
 _RESOURCE = _object(["type", "id"], type=_TEXT, id=_TEXT)
 _SECURITY = {name: {"type": "http", "scheme": "bearer"} for name in ("agent", "executor", "operator")}
+_ROLE = _closed(["viewer", "operator", "approver", "admin"])
 _HALT_SCOPE = _closed(["all", "agent", "category", "executor"])
 _SCHEMAS: dict[str, Any] = {
     "Problem": _object(
@@ -408,6 +442,11 @@ _SCHEMAS: dict[str, Any] = {
     ),
     "Reason": _object(["reason"], reason=_TEXT),
     "Note": _object(["note"], note=_TEXT),
+    "MayNote": _object([], note=_TEXT),
+    "NewOperator": _object(["username", "role"], username=_TEXT, role=_ROLE, note=_TEXT),
+    "ChangeRole": _object(["role", "note"], role=_ROLE, note=_TEXT),
+    "NewKey": _object(["name"], name=_TEXT, note=_TEXT),
+    "RotateKey": _object([], overlap_seconds={"type": "integer", "minimum": 1, "maximum": 86_400}, note=_TEXT),
     "WebhookKeys": _object(["keys"], keys={"type": "array", "items": _ANY_OBJECT}),
     "JWKS": _object(["keys"], keys={"type": "array", "items": _ANY_OBJECT}),
     "Live": _object(["alive"], alive=_BOOLEAN),

@@ -34,7 +34,7 @@ _SCOPES: Final = frozenset({EVERYTHING, "agent", "category", "executor"})
 
 
 class OrderEndpoints:
-    """`/v1/operator/halt`, `resume`, `overrides`, `boundaries`, `agents`."""
+    """`/v1/operator/halt`, `resume`, `overrides`, `boundaries`, and the suspension of agents."""
 
     def __init__(
         self,
@@ -69,7 +69,6 @@ class OrderEndpoints:
             Route(f"{operator}/boundaries", Endpoint(self._list_boundaries), methods=["GET"]),
             Route(f"{boundary}/force-open", Endpoint(self._force_open), methods=["POST"]),
             Route(f"{boundary}/reset", Endpoint(self._reset), methods=["POST"]),
-            Route(f"{operator}/agents", Endpoint(self._agents), methods=["GET"]),
             Route(f"{agent}/suspend", Endpoint(self._suspend), methods=["POST"]),
             Route(f"{agent}/resume", Endpoint(self._reinstate), methods=["POST"]),
         ]
@@ -89,14 +88,14 @@ class OrderEndpoints:
         by = await self._callers.require_operator(request, MAY_PERMIT)
         body = members(await read_json(request), {"scope", "subject", "note"})
         ended = await self._ordering.resume(_scope(body), by=by, note=line(body, "note", most=_MAX_TEXT))
-        return json_response(200, _shown(ended))
+        return json_response(200, shown(ended))
 
     # --- overrides ------------------------------------------------------------------------------------------------
 
     async def _overrides(self, request: Request) -> Response:
         await self._callers.require(request, Kind.OPERATOR)
         now = self._clock.now()
-        found = [_shown(order) for order in self._orders.current().of(OrderKind.OVERRIDE) if order.is_in_force(now)]
+        found = [shown(order) for order in self._orders.current().of(OrderKind.OVERRIDE) if order.is_in_force(now)]
         return json_response(200, {"overrides": [*found]})
 
     async def _override(self, request: Request) -> Response:
@@ -110,7 +109,7 @@ class OrderEndpoints:
             max_per_minute=_integer(body, "max_per_minute", _ORDINARY_PER_MINUTE, _MAX_PER_MINUTE)
             or _ORDINARY_PER_MINUTE,
         )
-        return json_response(201, {**_shown(order), "warnings": self._production_warnings()})
+        return json_response(201, {**shown(order), "warnings": self._production_warnings()})
 
     def _production_warnings(self) -> list[JSON]:
         if self._policies.current().settings.environment != PRODUCTION:
@@ -121,7 +120,7 @@ class OrderEndpoints:
         by = await self._callers.require_operator(request, MAY_STOP)
         note = line(members(await read_json(request), {"note"}), "note", most=_MAX_TEXT)
         ended = await self._ordering.end_override(path_id(request, "order_id"), by=by, note=note)
-        return json_response(200, _shown(ended))
+        return json_response(200, shown(ended))
 
     # --- boundaries -----------------------------------------------------------------------------------------------
 
@@ -163,19 +162,10 @@ class OrderEndpoints:
             "name": state.name,
             "state": state.state.value,
             "last_error": state.last_error,
-            "held_open": None if forced is None else _shown(forced),
+            "held_open": None if forced is None else shown(forced),
         }
 
     # --- agents ---------------------------------------------------------------------------------------------------
-
-    async def _agents(self, request: Request) -> Response:
-        await self._callers.require(request, Kind.OPERATOR)
-        orders = self._orders.current()
-        listed: list[JSON] = []
-        for name in sorted(self._policies.current().agents):
-            suspension = orders.suspension(name)
-            listed.append({"name": name, "suspended": None if suspension is None else _shown(suspension)})
-        return json_response(200, {"agents": listed})
 
     async def _suspend(self, request: Request) -> Response:
         by = await self._callers.require_operator(request, MAY_STOP)
@@ -185,10 +175,10 @@ class OrderEndpoints:
     async def _reinstate(self, request: Request) -> Response:
         by = await self._callers.require_operator(request, MAY_PERMIT)
         note = line(members(await read_json(request), {"note"}), "note", most=_MAX_TEXT)
-        return json_response(200, _shown(await self._ordering.reinstate(_name(request), by=by, note=note)))
+        return json_response(200, shown(await self._ordering.reinstate(_name(request), by=by, note=note)))
 
     def _standing(self, kind: OrderKind) -> list[JSON]:
-        return [_shown(order) for order in self._orders.current().of(kind)]
+        return [shown(order) for order in self._orders.current().of(kind)]
 
 
 def _scope(body: dict[str, JSON]) -> str:
@@ -215,18 +205,19 @@ def _integer(body: dict[str, JSON], name: str, default: int | None, most: int) -
 
 
 def _taken(taken: Taken) -> Response:
-    return json_response(201 if taken.new else 200, _shown(taken.order))
+    return json_response(201 if taken.new else 200, shown(taken.order))
 
 
-def _shown(order: Order) -> dict[str, JSON]:
+def shown(order: Order) -> dict[str, JSON]:
+    """Return an order as operators see it."""
     kind, _, subject = order.scope.partition(":")
-    shown: dict[str, JSON] = {"order_id": order.order_id, "kind": order.kind.value}
+    scope: dict[str, JSON] = {"scope": order.scope}
     if order.kind is OrderKind.HALT:
-        shown |= {"scope": kind, "subject": subject or None}
-    else:
-        shown |= {"scope": order.scope}
+        scope = {"scope": kind, "subject": subject or None}
     return {
-        **shown,
+        "order_id": order.order_id,
+        "kind": order.kind.value,
+        **scope,
         "reason": order.reason,
         "by": order.issued_by,
         "at": rfc3339(order.issued_at),

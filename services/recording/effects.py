@@ -15,6 +15,14 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 import orjson
 from holdfast.reasons import Mode
 
+from services.credential_effects import (
+    AddKey,
+    AddOperator,
+    ChangeRole,
+    DisableOperator,
+    EnableOperator,
+    RotateKey,
+)
 from services.decision.review import CloseReview, ReconcileUse, RemindPile, RemindReview, SumUpActivation
 from services.order_effects import ConfirmOrder, EndOrder, PutOrder
 from services.ports import (
@@ -34,6 +42,7 @@ from services.queue_effects import ApproveIntent, ReorderIntent, RequeueIntent
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from services.credential_effects import CredentialEffect
     from services.decision.approvals import Approval
     from services.decision.review import ReviewEffect, Use
     from services.notices.notice import Notice
@@ -48,6 +57,7 @@ _PARKED: Final = frozenset({"waiting", "held"})
 _QUEUE_STATE: Final = frozenset({"waiting", "held", "parked", "claimable"})
 _OUTCOME: Final = frozenset({"succeeded", "failed", "unknown"})
 _CREDENTIAL: Final = frozenset({"agent", "executor", "operator"})
+_CALLER: Final = frozenset({"agent", "executor"})
 _ORDER: Final = frozenset({"halt", "suspension", "override", "force_open", "break_glass"})
 #: Modes of a use that no cap in the store holds.
 _UNCAPPED: Final = frozenset({Mode.FAIL_OPEN.value, Mode.OPERATOR.value})
@@ -177,6 +187,8 @@ def encode(effect: Effect) -> EncodedEffect:  # noqa: C901, PLR0911, PLR0912 - o
             return _encoded("put_notice", _notice(effect.notice, None))
         case PutOrder() | ConfirmOrder() | EndOrder():
             return _order(effect)
+        case AddOperator() | ChangeRole() | DisableOperator() | EnableOperator() | AddKey() | RotateKey():
+            return _credential(effect)
         case CloseReview() | RemindReview() | RemindPile() | ReconcileUse() | SumUpActivation():
             return _review(effect)
         case ApproveIntent() | ReorderIntent() | RequeueIntent():
@@ -214,6 +226,50 @@ def _order(effect: OrderEffect) -> EncodedEffect:
                 "note": _text(effect.note),
             }
             return _encoded("end_order", members)
+
+
+def _credential(effect: CredentialEffect) -> EncodedEffect:
+    by: _Members = {"changed_by": _text(effect.by)}
+    match effect:
+        case AddOperator():
+            members: _Members = {
+                "username": _text(effect.username),
+                "password_hash": _text(effect.password_hash),
+                "role": _one_of(effect.role, _ROLE),
+                "key_hash": _digest(effect.key_hash),
+                "at": _time(effect.at),
+            }
+            return _encoded("add_operator", by | members)
+        case ChangeRole():
+            members = {
+                "username": _text(effect.username),
+                "role": _one_of(effect.role, _ROLE),
+                "expect_role": _one_of(effect.expect_role, _ROLE),
+            }
+            return _encoded("change_role", by | members)
+        case DisableOperator():
+            return _encoded("disable_operator", by | {"username": _text(effect.username), "at": _time(effect.at)})
+        case EnableOperator():
+            members = {
+                "username": _text(effect.username),
+                "key_hash": _digest(effect.key_hash),
+                "at": _time(effect.at),
+            }
+            return _encoded("enable_operator", by | members)
+        case AddKey():
+            return _encoded("add_key", by | _key(effect, _CALLER))
+        case RotateKey():
+            until = None if effect.old_until is None else _time(effect.old_until)
+            return _encoded("rotate_key", by | _key(effect, _CREDENTIAL) | {"old_until": until})
+
+
+def _key(effect: AddKey | RotateKey, kinds: frozenset[str]) -> _Members:
+    return {
+        "kind": _one_of(effect.kind, kinds),
+        "subject": _text(effect.subject),
+        "key_hash": _digest(effect.key_hash),
+        "at": _time(effect.at),
+    }
 
 
 def _review(effect: ReviewEffect) -> EncodedEffect:
