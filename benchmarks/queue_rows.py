@@ -17,10 +17,11 @@ SELECT 'int_' || lpad(n::text, 26, '0'), $3 || lpad((n % $2)::text, 3, '0'), sha
 """
 _ENTRIES: Final = """
 INSERT INTO queue_entries (intent_id, agent, act_hash, state, lane, rank_at, enqueued_at, expires_at, not_before,
-                           reason_code)
+                           reason_code, category)
 SELECT 'int_' || lpad(n::text, 26, '0'), $3 || lpad((n % $2)::text, 3, '0'), 'sha-256:' || n, 'waiting', 1 + n % 3,
        now() - make_interval(secs => ($1::int - n) * 0.0001), now() - make_interval(secs => ($1::int - n) * 0.0001),
-       now() + make_interval(secs => $4), now(), 'EVALUATION_UNAVAILABLE'
+       now() + make_interval(secs => $4), now(), 'EVALUATION_UNAVAILABLE',
+       'cat-' || lpad((n % 50)::text, 3, '0')
   FROM generate_series(1, $1::int) AS n
 """
 

@@ -62,6 +62,7 @@ async def measure(database_url: str, rows: int, *, agents: int, rounds: int) -> 
             "expired, none due": lambda: store.expired(100, "benchmark"),
             "first page of 100": lambda: store.page(limit=100),
             "next page of 100": lambda: store.page(after=first.after, limit=100),
+            "page of one category": lambda: store.page(limit=100, filters=Filters(category="cat-007")),
             "page of one agent": lambda: store.page(limit=100, filters=Filters(agent="agent-007")),
             "position, in the middle": lambda: store.position(middle),
             "count of one agent": lambda: store.count_for("agent-007"),

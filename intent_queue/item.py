@@ -75,6 +75,7 @@ class Filters:
     state: State | None = None
     lane: Lane | None = None
     agent: str | None = None
+    category: str | None = None
     reason_code: str | None = None
     queued_before: datetime | None = None
     queued_after: datetime | None = None

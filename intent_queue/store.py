@@ -183,6 +183,7 @@ class QueueStore:
                 chosen.reason_code,
                 chosen.queued_before,
                 chosen.queued_after,
+                chosen.category,
                 timeout=self._deadline_s,
             )
         items = [_queued(row) for row in rows[:limit]]

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 _QUEUE: Final = "/v1/operator/queue"
 _LANES: Final = ("safety", "critical", "normal", "bulk")
 _STATES: Final = ("waiting", "leased", "held", "parked", "claimable")
-_FILTERS: Final = ("state", "lane", "agent", "reason_code", "queued_before", "queued_after")
+_FILTERS: Final = ("state", "lane", "agent", "category", "reason_code", "queued_before", "queued_after")
 _PAGE: Final = 100
 _MAX_BULK: Final = 500
 _ACTIONS: Final = {
@@ -39,6 +39,7 @@ def register(subparsers: Subparsers) -> None:
     listing.add_argument("--state", choices=_STATES)
     listing.add_argument("--lane", choices=_LANES)
     listing.add_argument("--agent", metavar="NAME")
+    listing.add_argument("--category", metavar="NAME")
     listing.add_argument("--reason-code", metavar="CODE")
     listing.add_argument("--queued-before", metavar="TIME", help="such as 2026-11-20T10:00:00Z")
     listing.add_argument("--queued-after", metavar="TIME")

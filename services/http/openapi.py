@@ -297,6 +297,7 @@ _QUEUE_FILTERS: list[dict[str, Any]] = [
         ("state", {"enum": ["waiting", "leased", "held", "parked", "claimable"]}),
         ("lane", _LANE),
         ("agent", _TEXT),
+        ("category", _TEXT),
         ("reason_code", _TEXT),
         ("queued_before", _TIME),
         ("queued_after", _TIME),

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from services.tending import Case, Tended, Tending
 
 _FILTERS: Final = frozenset(
-    {"state", "lane", "agent", "reason_code", "queued_before", "queued_after", "limit", "after"}
+    {"state", "lane", "agent", "category", "reason_code", "queued_before", "queued_after", "limit", "after"}
 )
 _LIMIT: Final = re.compile(r"[0-9]{1,3}")
 _MAX_PAGE: Final = 500
@@ -99,6 +99,7 @@ class QueueEndpoints:
             state=_state(asked.get("state")),
             lane=_lane(asked["lane"]) if "lane" in asked else None,
             agent=asked.get("agent"),
+            category=asked.get("category"),
             reason_code=asked.get("reason_code"),
             queued_before=_time(asked, "queued_before"),
             queued_after=_time(asked, "queued_after"),

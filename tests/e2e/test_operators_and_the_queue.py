@@ -279,7 +279,9 @@ def test_the_command_line_lists_shows_and_decides(service, people):
     where = ("--data-dir", str(service.data))
     bob = {"HOLDFAST_OPERATOR_TOKEN": people["bob"]}
 
-    listed = json.loads(run("queue", "list", "--agent", "gamma", "--limit", "2", "--json", *where).stdout)["items"]
+    listed = json.loads(
+        run("queue", "list", "--agent", "gamma", "--category", "money.move", "--limit", "2", "--json", *where).stdout
+    )["items"]
     assert [item["intent_id"] for item in listed] == ids[:2]
     assert "1 of finance for big-refunds; approved by nobody yet" in run("queue", "list", *where).stdout
     assert '"amount_cents": 60000' in run("queue", "show", ids[0], *where).stdout

@@ -39,6 +39,7 @@ class Row:
     act_hash: str | None = None
     claim_in_s: float | None = None
     version: int = 1
+    category: str | None = None
 
 
 async def put(pool, *rows, now=None):
@@ -71,8 +72,8 @@ async def put(pool, *rows, now=None):
         )
         await connection.executemany(
             """INSERT INTO queue_entries (intent_id, agent, act_hash, state, lane, rank_at, enqueued_at, expires_at,
-                                          not_before, attempts, reason_code)
-               VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)""",
+                                          not_before, attempts, reason_code, category)
+               VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)""",
             [
                 (
                     row.intent_id,
@@ -86,6 +87,7 @@ async def put(pool, *rows, now=None):
                     later(row.not_before_in_s),
                     row.attempts,
                     row.reason_code,
+                    row.category,
                 )
                 for row in rows
             ],

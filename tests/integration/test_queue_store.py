@@ -391,6 +391,7 @@ async def test_pages_list_every_row_once_in_order_and_filters_narrow_them(store,
             state="held" if n % 5 == 0 else "waiting",
             reason_code="SIGNING_UNAVAILABLE" if n % 3 == 0 else "AUDIT_UNAVAILABLE",
             age_s=50.0 + n,
+            category="money.move" if n % 7 == 0 else None,
         )
         for n in range(23)
     ]
@@ -411,6 +412,9 @@ async def test_pages_list_every_row_once_in_order_and_filters_narrow_them(store,
         (Filters(agent="odd"), lambda row: row.agent == "odd"),
         (Filters(reason_code="SIGNING_UNAVAILABLE"), lambda row: row.reason_code == "SIGNING_UNAVAILABLE"),
         (Filters(state=State.HELD, agent="odd"), lambda row: row.state == "held" and row.agent == "odd"),
+        (Filters(category="money.move"), lambda row: row.category == "money.move"),
+        (Filters(category="money.move", agent="odd"), lambda row: row.category is not None and row.agent == "odd"),
+        (Filters(category="nothing"), lambda _row: False),
         (Filters(agent="nobody"), lambda _row: False),
         (Filters(queued_before=now - timedelta(seconds=60)), lambda row: row.age_s > 60),
         (Filters(queued_after=now - timedelta(seconds=60)), lambda row: row.age_s < 60),
@@ -529,8 +533,9 @@ async def fill(pool, count):
     )
     await pool.execute(
         """INSERT INTO queue_entries (intent_id, agent, act_hash, state, lane, rank_at, enqueued_at, expires_at,
-                                      not_before, reason_code)
-           SELECT intent_id, agent, act_hash, 'waiting', 2, at, at, now() + interval '1 hour', at, reason_code
+                                      not_before, reason_code, category)
+           SELECT intent_id, agent, act_hash, 'waiting', 2, at, at, now() + interval '1 hour', at, reason_code,
+                  'cat-' || substr(intent_id, 5)::int % 50
              FROM intents,
                   LATERAL (SELECT now() - interval '1 hour' + substr(intent_id, 5)::int * interval '1 ms' AS at) AS t"""
     )
@@ -570,18 +575,21 @@ _PLANS = {
 }
 _NOW = datetime(2026, 11, 20, tzinfo=UTC)
 _START = (-1, datetime(1, 1, 1, tzinfo=UTC), "", 50)
+#: What is not in line is read by any of these.
+_OTHERS = {"queue_others", "queue_others_by_category", "queue_leases"}
 _PAGE_PLANS = {
-    "all": ((None, None, None, None), {"queue_ready", "queue_others"}),
+    "all": ((None, None, None, None), {"queue_ready", *_OTHERS}),
     "waiting": (("waiting", None, None, None), {"queue_ready"}),
-    "held": (("held", None, None, None), {"queue_others"}),
-    "leased": (("leased", None, None, None), {"queue_leases", "queue_others"}),
-    "one lane": ((None, 2, None, None), {"queue_ready", "queue_others"}),
-    "one agent": ((None, None, "agent-7", None), {"queue_by_agent", "queue_others"}),
-    "one reason": ((None, None, None, "EVALUATION_UNAVAILABLE"), {"queue_ready", "queue_others"}),
-    "queued before": ((None, None, None, None, _NOW), {"queue_ready", "queue_others", "queue_oldest"}),
+    "held": (("held", None, None, None), _OTHERS),
+    "leased": (("leased", None, None, None), _OTHERS),
+    "one lane": ((None, 2, None, None), {"queue_ready", *_OTHERS}),
+    "one agent": ((None, None, "agent-7", None), {"queue_by_agent", *_OTHERS}),
+    "one reason": ((None, None, None, "EVALUATION_UNAVAILABLE"), {"queue_ready", *_OTHERS}),
+    "one category": ((None, None, None, None, None, None, "cat-7"), {"queue_by_category", *_OTHERS}),
+    "queued before": ((None, None, None, None, _NOW), {"queue_ready", "queue_oldest", *_OTHERS}),
     "queued between": (
         (None, None, None, None, _NOW, _NOW - timedelta(days=1)),
-        {"queue_ready", "queue_others", "queue_oldest"},
+        {"queue_ready", "queue_oldest", *_OTHERS},
     ),
 }
 
@@ -611,7 +619,7 @@ async def test_every_query_reads_its_index(queue_pool):
             assert "Seq Scan" not in plan, f"{name}:\n{plan}"
             assert indexes_in(plan) <= indexes, f"{name}:\n{plan}"
         for name, (filters, indexes) in _PAGE_PLANS.items():
-            narrowed = (*filters, *(None,) * (6 - len(filters)))
+            narrowed = (*filters, *(None,) * (7 - len(filters)))
             plan = await plan_of(connection, "page", (*_START, *narrowed))
             assert "Seq Scan" not in plan, f"{name}:\n{plan}"
             assert indexes_in(plan) <= indexes | {"intents_pkey"}, f"{name}:\n{plan}"
