@@ -22,7 +22,7 @@ from holdfast.errors import InvalidIntent
 from holdfast.exchange import AsyncOutside, BlockingOutside, Door, check_base_url, check_credential, drive
 from holdfast.intent import Intent
 from holdfast.jwks import FetchedKeys, Freshness, PinnedKeys
-from holdfast.submission import Authority, Conversation, Patience, ask, check_idempotency_key
+from holdfast.submission import Authority, Conversation, Patience, ask, check_idempotency_key, check_supersedes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -89,11 +89,16 @@ class Client:
         intent: Intent | None = None,
         *,
         idempotency_key: str | None = None,
+        supersedes: str | None = None,
         wait: float | None = None,
         on_progress: Callable[[Mapping[str, object]], object] | None = None,
         **members: Unpack[IntentMembers],
     ) -> Authority:
         """Ask for one action, as an `Intent` or in keywords, and return the verified authority.
+
+        `supersedes` is the idempotency key of a waiting intent of one's own that this one replaces: it ends with the
+        commit that stores this one, whatever becomes of this one. Refused with NOT_FOUND where there is none, with
+        NOT_CANCELLABLE where it waits no more.
 
         `wait` is in seconds: a queued or held intent is then followed until it can be claimed, and `on_progress` gets
         each envelope whose status changed. Raises: Refused, NotDecided, ServiceUnavailable, InvalidIntent.
@@ -107,6 +112,7 @@ class Client:
             self._conversation.submit(
                 ask(_intent(intent, members)),
                 idempotency_key=check_idempotency_key(idempotency_key),
+                supersedes=check_supersedes(supersedes),
                 wait_s=_wait(wait),
                 progress=progress,
             )
@@ -177,6 +183,7 @@ class AsyncClient:
         intent: Intent | None = None,
         *,
         idempotency_key: str | None = None,
+        supersedes: str | None = None,
         wait: float | None = None,
         on_progress: Callable[[Mapping[str, object]], object] | None = None,
         **members: Unpack[IntentMembers],
@@ -192,6 +199,7 @@ class AsyncClient:
         return await self._conversation.submit(
             ask(_intent(intent, members)),
             idempotency_key=check_idempotency_key(idempotency_key),
+            supersedes=check_supersedes(supersedes),
             wait_s=_wait(wait),
             progress=progress,
         )

@@ -120,6 +120,11 @@ def check_idempotency_key(key: str | None) -> str:
     return key
 
 
+def check_supersedes(key: str | None) -> str | None:
+    """Return the idempotency key of the intent to replace, if any. Raises: InvalidIntent as for one's own."""
+    return None if key is None else check_idempotency_key(key)
+
+
 def check_intent_id(intent_id: str) -> str:
     """Return the id. Raises: InvalidIntent unless it can stand in a path."""
     if _INTENT_ID.fullmatch(intent_id) is None:
@@ -174,16 +179,20 @@ class Conversation:
         asked: Asked,
         *,
         idempotency_key: str,
+        supersedes: str | None,
         wait_s: float | None,
         progress: Callable[[Mapping[str, object]], Awaitable[None]],
     ) -> Authority:
         """Ask, and with `wait_s` stay until the answer is final. Raises: Refused, NotDecided, ServiceUnavailable."""
         started_at = self._outside.monotonic()
+        headers = [("Idempotency-Key", idempotency_key)]
+        if supersedes is not None:
+            headers.append(("Supersedes", supersedes))
         request = Request(
             method="POST",
             path="/v1/intents",
             body=asked.body,
-            headers=(("Idempotency-Key", idempotency_key),),
+            headers=tuple(headers),
             timeout_s=self._patience.timeout_s,
         )
         until = started_at + (wait_s or 0)

@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from e2e.envelope import envelope, problem
 from e2e.running_service import held, read_note, refund
+from holdfast import Client, Refused, Resource
 
 pytestmark = pytest.mark.integration
 
@@ -140,6 +141,21 @@ def test_an_intent_takes_the_place_of_a_waiting_one_by_its_key(service):
     assert (ended["status"], ended["reason_code"]) == ("superseded", "SUPERSEDED")
     assert ended["receipt"] == new["receipt"]
     service.cancel(new["intent_id"])
+
+
+def test_the_sdk_puts_an_intent_in_the_place_of_a_waiting_one(service):
+    old = envelope(service.submit(held("sdk-old"), key="sdk-old"), 403, "APPROVAL_REQUIRED")
+
+    with Client(service.base_url, service.key("agent", "alpha")) as client:
+        authority = client.submit(
+            action="note.read", resource=Resource(type="note", id="n1"), idempotency_key="sdk-new", supersedes="sdk-old"
+        )
+        with pytest.raises(Refused) as refused:
+            client.submit(action="note.read", resource=Resource(type="note", id="n2"), supersedes="sdk-old")
+
+    assert authority.envelope["status"] == "granted"
+    assert service.look(old["intent_id"]).json()["status"] == "superseded"
+    assert refused.value.code == "NOT_CANCELLABLE"
 
 
 def test_nothing_but_ones_own_waiting_intent_is_superseded(service):

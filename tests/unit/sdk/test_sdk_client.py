@@ -248,6 +248,23 @@ async def test_retries_end(agent, service, refund):
     assert len(service.seen) == 3
 
 
+async def test_what_an_intent_replaces_is_named_in_a_header_and_again_when_the_request_is_repeated(
+    agent, service, refund
+):
+    service.lie("/v1/intents", httpx2.Response(502))
+    await agent.submit(refund, idempotency_key="new", supersedes="old")
+    await agent.submit(refund, idempotency_key="other")
+
+    sent = [(r.headers["idempotency-key"], r.headers.get("supersedes")) for r in service.seen if r.method == "POST"]
+    assert sent == [("new", "old"), ("new", "old"), ("other", None)]
+
+
+@pytest.mark.parametrize("key", ["", "a b", "\n", "é", "x" * 256])
+async def test_a_malformed_key_of_what_to_replace_is_refused_before_anything_is_sent(agent, service, refund, key):
+    assert isinstance(await agent.refused(refund, supersedes=key), InvalidIntent)
+    assert service.seen == []
+
+
 @pytest.mark.parametrize("key", ["", "a b", "\n", "é", "x" * 256])
 async def test_a_malformed_idempotency_key_is_refused_before_anything_is_sent(agent, service, refund, key):
     assert isinstance(await agent.refused(refund, idempotency_key=key), InvalidIntent)
