@@ -47,6 +47,7 @@ _TOLD: Final[Mapping[str, tuple[Kind, Severity, str]]] = {
     "halt.resumed": (Kind.HALT_RESUMED, Severity.CRITICAL, "the halt is over"),
     "override.set": (Kind.OVERRIDE_SET, Severity.WARNING, "an override fails open"),
     "override.ended": (Kind.OVERRIDE_EXPIRED, Severity.WARNING, "the override is over"),
+    "override.expired": (Kind.OVERRIDE_EXPIRED, Severity.WARNING, "the override has run out"),
 }
 
 
@@ -238,7 +239,7 @@ class Ordering:
         if order.expires_at is not None and note is None:
             members["expires_in_s"] = int((order.expires_at - order.issued_at).total_seconds())
         now, who = self._clock.now(), order.issued_by if by is None else by
-        told = _notice(kind, order, notice_id=self._ids.new(ID_PREFIX), at=now, by=who)
+        told = order_notice(kind, order, notice_id=self._ids.new(ID_PREFIX), at=now, by=who)
         entry = Entry(
             kind=kind,
             at=now,
@@ -256,7 +257,7 @@ class Ordering:
         return settled.applied
 
 
-def _notice(kind: str, order: Order, *, notice_id: str, at: datetime, by: str) -> Notice | None:
+def order_notice(kind: str, order: Order, *, notice_id: str, at: datetime, by: str) -> Notice | None:
     """Return what others are told of a halt or an override; the words of people stay in the log."""
     if kind not in _TOLD:
         return None

@@ -18,6 +18,7 @@ from intent_queue.pace import Pace
 from services.aftermath import Aftermath
 from services.compose import background, open_service
 from services.draining import AuthorizingDecider
+from services.lapsing import Lapsing
 from services.notices.configuration import ConfigurationInvalid
 from services.notices.notice import ID_PREFIX, Kind, Notice, Severity
 from services.outbound.keys import read_private_keys
@@ -26,6 +27,7 @@ from services.outbound.signature import KeyMalformed
 from services.policies import NoPolicies
 from services.ports import Entry, RecordingFailed
 from services.postgres.decisions import PostgresDecisions
+from services.postgres.lapsed import PostgresLapsed
 from services.postgres.reviews import PostgresReviews
 from services.process import configure_logging, end_with, read_settings, refuse
 from services.settings import guard_of
@@ -50,6 +52,8 @@ _CLOSED_FOR_S: Final = 5.0
 _JITTER_S: Final = 1.0
 #: The advisory lock of the one worker that follows up on what left around the evaluation.
 _AFTERMATH: Final = int.from_bytes(b"hf_glass")
+#: And of the one that ends overrides.
+_LAPSING: Final = int.from_bytes(b"hf_lapse")
 
 
 def main(args: argparse.Namespace) -> int:  # noqa: ARG001 - every command takes its arguments
@@ -80,6 +84,7 @@ async def _work(settings: Settings, webhook_keys: Sequence[Ed25519PrivateKey]) -
         open_service(settings) as service,
         Leader(settings.database_url) as leader,
         Leader(settings.database_url, key=_AFTERMATH) as aftermath_leader,
+        Leader(settings.database_url, key=_LAPSING) as lapsing_leader,
         asyncio.TaskGroup() as tasks,
     ):
         upkeep = (
@@ -92,6 +97,7 @@ async def _work(settings: Settings, webhook_keys: Sequence[Ed25519PrivateKey]) -
         # Not all regions at once.
         quiet_s = _CLOSED_FOR_S + random.uniform(0, _JITTER_S)  # noqa: S311 - no secret
         running.append(tasks.create_task(_aftermath(service).run(aftermath_leader)))
+        running.append(tasks.create_task(_lapsing(service).run(lapsing_leader)))
         for task in running:
             task.add_done_callback(end_with)
         drain = Drain(
@@ -150,6 +156,10 @@ def _aftermath(service: Service) -> Aftermath:
         clock=service.clock,
         ids=service.ids,
     )
+
+
+def _lapsing(service: Service) -> Lapsing:
+    return Lapsing(orders=PostgresLapsed(service.pool), recorder=service.lane, clock=service.clock, ids=service.ids)
 
 
 def parking_recorded(

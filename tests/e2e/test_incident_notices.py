@@ -152,3 +152,17 @@ def _unsettled(service) -> list:
     assert listed["channels"] == ["ops"]
     assert listed["deliveries"]
     return [one for one in listed["deliveries"] if one["state"] != "delivered"]
+
+
+def test_an_override_that_runs_out_is_told_as_ended_to_who_was_told_of_it(told, receiver):
+    body = {"tier": "low", "reason": "incident 7", "expires_in": 1}
+    put = told.request("POST", "/v1/operator/overrides", json=body, headers=told.bearer("operator"))
+    assert put.status_code == 201, put.text
+    key = f"order:{put.json()['order_id']}"
+
+    def of(kind: str) -> list[dict]:
+        return [one for one in receiver.of_kind(kind) if one["dedupe_key"] == key]
+
+    until(lambda: of("override.expired"), "the end is told")
+    assert len(of("override.set")) == 1
+    assert of("override.expired")[0]["severity"] == of("override.set")[0]["severity"]

@@ -6,13 +6,16 @@ import asyncio
 from dataclasses import replace
 from datetime import timedelta
 
+import asyncpg
 import pytest
 from integration.recording_postgres import Postgres
 
 from services.decision.catalog import Impact
 from services.decision.orders import Order, OrderKind
+from services.lapsing import Lapsing
 from services.order_effects import ConfirmOrder, EndOrder, PutOrder
 from services.ports import Entry, StoreUnreachable
+from services.postgres.lapsed import PostgresLapsed
 from services.postgres.orders import OrderBook
 from services.postgres.pool import ReadPool
 from services.provision import open_lane
@@ -231,3 +234,74 @@ async def test_an_end_that_waits_in_the_journal_survives_a_restart(lane, a_book)
     later = await a_book(in_journal=lambda: True)
 
     assert later.current().override(Impact.LOW, now) is None
+
+
+# --- overrides that run out -------------------------------------------------------------------------------------------
+
+
+def override(seconds: float, scope: str = "low") -> PutOrder:
+    return put(scope, "override", expires_at=CLOCK.now() + timedelta(seconds=seconds))
+
+
+async def told(url: str) -> list[tuple[str, str]]:
+    connection = await asyncpg.connect(url)
+    try:
+        return [tuple(row) for row in await connection.fetch("SELECT kind, dedupe_key FROM notices")]
+    finally:
+        await connection.close()
+
+
+async def records(url: str) -> int:
+    connection = await asyncpg.connect(url)
+    try:
+        return await connection.fetchval(
+            "SELECT count(*) FROM audit_records WHERE convert_from(body, 'UTF8') LIKE '%override.expired%'"
+        )
+    finally:
+        await connection.close()
+
+
+@pytest.fixture
+async def a_clock(url):
+    """Return a maker of the clocks of overrides, each as of another worker."""
+    pools = []
+
+    async def make(lane) -> Lapsing:
+        pool = ReadPool(url, size=1)
+        await pool.start()
+        pools.append(pool)
+        return Lapsing(orders=PostgresLapsed(pool), recorder=lane, clock=CLOCK, ids=IDS)
+
+    yield make
+    for pool in pools:
+        await pool.close()
+
+
+async def test_an_override_that_ran_out_is_ended_and_told_once_whoever_notices(lane, url, a_clock, tmp_path):
+    over, standing = override(-1), override(60, "medium")
+    for effect in (over, standing):
+        assert await applied(lane, effect)
+
+    async with open_lane(url, tmp_path / "other", name="other") as other:
+        clocks = [await a_clock(lane), await a_clock(other)]
+        for _ in range(2):
+            await asyncio.gather(*(clock.tick() for clock in clocks))
+
+    assert await told(url) == [("override.expired", f"order:{over.order_id}")]
+
+
+async def test_an_override_that_an_operator_ended_does_not_run_out_as_well(lane, url, a_clock):
+    order = override(-1)
+    assert await applied(lane, order)
+    assert await applied(lane, EndOrder(order_id=order.order_id, ended_at=CLOCK.now(), ended_by="bob", note="over"))
+    before = await records(url)
+    await (await a_clock(lane)).tick()
+    assert await told(url) == []
+    assert await records(url) == before, "nothing is tried every second for ever"
+
+
+async def test_nothing_else_than_an_override_runs_out_like_this(lane, url, a_clock):
+    assert await applied(lane, put("incident", "break_glass", expires_at=CLOCK.now() - timedelta(seconds=1)))
+    assert await applied(lane, put())
+    await (await a_clock(lane)).tick()
+    assert await told(url) == []
