@@ -4,7 +4,7 @@
     2. where     the submission's `callback_url`, judged by the guard again: names change where they point.
     3. send      the envelope without a token, signed; one POST, bounded in time and in what is read.
     4. settle    2xx ends it, and so does 410. Everything else is tried again, later and later, for about a day.
-    5. give up   with a record in the log.
+    5. give up   with a record in the log, and a notice to the operators.
 
 A receiver learns nothing here that its agent could not look up, and nothing here permits anything.
 """
@@ -25,6 +25,7 @@ from holdfast.errors import InvalidIntent, MalformedJSON
 from holdfast.intent import Intent
 
 from services.changes import shown
+from services.notices.notice import ID_PREFIX, MAX_DETAIL, MAX_SUMMARY, Kind, Notice, Severity, printable
 from services.outbound.guard import Refused, Unresolved
 from services.outbound.post import Undelivered
 from services.outbound.signature import sign
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
     from services.metrics import Metrics
     from services.outbound.guard import Guard, Resolver
     from services.outbound.post import Receipt
-    from services.ports import Clock, Recorder
+    from services.ports import Clock, Ids, Recorder
 
 _log = logging.getLogger(__name__)
 
@@ -57,6 +58,8 @@ _AWAY_S: Final = 2.0
 _REFRESH_S: Final = 2.0
 _STILL_USED_EVERY_S: Final = 3600.0
 _GONE: Final = 410
+#: A receiver that is dead stays dead for a while.
+_DEATH_NOTICE_S: Final = 3600.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -157,6 +160,7 @@ class Webhooks:
         keys: Sequence[Ed25519PrivateKey],
         recorder: Recorder,
         clock: Clock,
+        ids: Ids,
     ) -> None:
         if not keys:
             raise ValueError("webhooks are signed")
@@ -166,7 +170,9 @@ class Webhooks:
         self._keys = tuple(keys)
         self._recorder = recorder
         self._clock = clock
+        self._ids = ids
         self._under_way: Counter[str] = Counter()
+        self._deaths: dict[str, float] = {}  # by agent: when operators were told of it last, monotonic
 
     # --- keys -----------------------------------------------------------------------------------------------------
 
@@ -264,17 +270,43 @@ class Webhooks:
             "attempts": delivery.attempts,
             "why": why,
         }
-        entry = Entry(kind=kind, at=self._clock.now(), members=members, journal_may_release=True)
+        notices = self._told(delivery, why) if kind == "webhook.dead" else ()
+        entry = Entry(kind=kind, at=self._clock.now(), members=members, journal_may_release=True, notices=notices)
         try:
             await self._recorder.append(entry).settled()
         except RecordingFailed as error:
             # Without a record nothing is given up: it comes back when its lease is over.
             _log.error("%s: giving up could not be recorded: %s", delivery.message_id, error)
             return
+        if notices:
+            self._deaths[delivery.agent] = self._clock.monotonic()
         if kind == "webhook.gone":
             await self._deliveries.gone(delivery.intent_id)
         else:
             await self._deliveries.done(delivery)
+
+    def _told(self, delivery: Delivery, why: str) -> tuple[Notice, ...]:
+        """Return what operators are told: of one agent's receiver once an hour, however much it misses."""
+        last = self._deaths.get(delivery.agent)
+        if last is not None and self._clock.monotonic() - last < _DEATH_NOTICE_S:
+            return ()
+        return (
+            Notice(
+                notice_id=self._ids.new(ID_PREFIX),
+                kind=Kind.WEBHOOK_DEAD,
+                severity=Severity.ERROR,
+                dedupe_key=f"webhook:{delivery.intent_id}",
+                summary=printable(f"a webhook of {delivery.agent} is given up", limit=MAX_SUMMARY),
+                at=self._clock.now(),
+                details={
+                    "agent": printable(delivery.agent, limit=MAX_DETAIL),
+                    "intent_id": delivery.intent_id,
+                    "status": delivery.status,
+                    "attempts": str(delivery.attempts),
+                    "why": printable(why, limit=MAX_DETAIL),
+                },
+            ),
+        )
 
     def _headers(self, delivery: Delivery) -> dict[str, str]:
         timestamp, body = int(self._clock.now().timestamp()), delivery.body()

@@ -142,6 +142,7 @@ def calling_back(service: Service, keys: Sequence[Ed25519PrivateKey]) -> Sequenc
         keys=keys,
         recorder=service.lane,
         clock=service.clock,
+        ids=service.ids,
     )
     return webhooks.run(), webhooks.publish()
 

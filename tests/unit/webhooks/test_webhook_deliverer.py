@@ -9,9 +9,10 @@ from datetime import timedelta
 import orjson
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from world import START, FakeClock, FakeRecorder, Fault
+from world import START, FakeClock, FakeIds, FakeRecorder, Fault
 
 from services.metrics import Metrics
+from services.notices.notice import Kind
 from services.outbound.guard import Guard, Refused, Unresolved
 from services.outbound.post import Receipt, Undelivered
 from services.outbound.signature import verify
@@ -136,6 +137,7 @@ class Desk:
             keys=keys,
             recorder=self.recorder,
             clock=self.clock,
+            ids=FakeIds(),
         )
 
 
@@ -201,6 +203,40 @@ async def test_the_last_failure_gives_up_with_a_record(desk):
     [entry] = desk.recorder.entries("webhook.dead")
     assert entry.members["why"] == "the receiver answered 503"
     assert len(desk.owed.ended) == 1
+
+
+async def test_operators_are_told_of_an_agent_s_dead_receiver_once_an_hour(desk):
+    async def given_up(n: int, agent: str = "bot") -> tuple:
+        desk.receiver.answers = [503]
+        await desk.webhooks.deliver(delivery(intent_id=f"int_{n}", agent=agent, attempts=MAX_ATTEMPTS))
+        return desk.recorder.entries("webhook.dead")[-1].notices
+
+    [notice] = await given_up(1)
+    assert (notice.kind, notice.details["agent"]) == (Kind.WEBHOOK_DEAD, "bot")
+    assert (notice.details["intent_id"], notice.details["why"]) == ("int_1", "the receiver answered 503")
+    assert "hooks.test" not in str(notice.document())
+    assert await given_up(2) == ()
+    assert len(await given_up(3, agent="another")) == 1
+    desk.clock.advance(3600)
+    assert len(await given_up(4)) == 1
+
+
+async def test_what_could_not_be_recorded_is_told_when_it_is(desk):
+    desk.recorder.fault = Fault.DOWN
+    desk.receiver.answers = [503]
+    await desk.webhooks.deliver(delivery(attempts=MAX_ATTEMPTS))
+    desk.recorder.fault = None
+    desk.receiver.answers = [503]
+    await desk.webhooks.deliver(delivery(attempts=MAX_ATTEMPTS))
+
+    assert len(desk.recorder.entries("webhook.dead")[-1].notices) == 1
+
+
+async def test_a_receiver_that_said_it_is_gone_is_no_news_to_operators(desk):
+    desk.receiver.answers = [410]
+    await desk.webhooks.deliver(delivery())
+
+    assert desk.recorder.entries("webhook.gone")[-1].notices == ()
 
 
 async def test_without_a_record_nothing_is_given_up(desk):
