@@ -16,9 +16,9 @@ from holdfast.reasons import ReasonCode
 from services.boundary import BoundaryUnavailable
 from services.credential_effects import AddKey, AddOperator, ChangeRole, DisableOperator, EnableOperator, RotateKey
 from services.credentials import Kind, hash_password, key_hash, new_password, new_secret
-from services.evidence import durable
 from services.operators import CallerChange, Change, caller_refusal, is_same_person, refusal
 from services.ports import Entry, StoreUnreachable
+from services.settling import committed
 from services.submissions import Problem
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from services.boundary import Boundary
     from services.credentials import Role
     from services.operators import Key, Operator, Refusal, Roster
-    from services.ports import Clock, Effect, Pending, PolicySource, Recorder, Settled
+    from services.ports import Clock, Effect, PolicySource, Recorder
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -198,12 +198,8 @@ class Administering:
         why: dict[str, JSON] = {} if by.note is None else {"note": by.note}
         entry = Entry(kind=kind, at=self._clock.now(), members=members | who | why, effect=effect)
 
-        async def attempt() -> tuple[Pending, Settled]:
-            pending = self._recorder.append(entry)
-            return pending, await pending.settled()
-
         try:
-            _, settled = await self._audit.call(attempt, proves=lambda answer: durable(*answer))
+            settled = await committed(self._recorder, self._audit, entry)
         except BoundaryUnavailable as error:
             detail = "the change could not be recorded"
             raise Problem(503, ReasonCode.AUDIT_UNAVAILABLE, detail, retry_after_s=2) from error

@@ -11,8 +11,9 @@ import logging
 from typing import TYPE_CHECKING, Final, Protocol
 
 from services.notices.notice import ID_PREFIX
+from services.order_effects import EndOrder
 from services.ordering import order_notice
-from services.ports import EndOrder, Entry, RecordingFailed, StoreUnreachable
+from services.ports import Entry, RecordingFailed, StoreUnreachable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
