@@ -78,8 +78,8 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _say(line: str) -> None:
-    # Whoever read the output may have gone; that stops nothing.
-    with contextlib.suppress(BrokenPipeError):
+    # Whoever read the output may have gone, or the disk that it goes to is full; that stops nothing.
+    with contextlib.suppress(OSError):
         print(f"holdfast: {line}", flush=True)
 
 

@@ -24,6 +24,7 @@ LONGEST_DELAY_S: Final = 5.0
 RESTARTS: Final = 10
 RESTARTS_BEFORE_READY: Final = 2
 POLL_S: Final = 0.05
+_DOUBLINGS: Final = 10
 _LEASH: Final = Path(__file__).with_name("leash.py")
 _TAIL_BYTES: Final = 4096
 _TAIL_LINES: Final = 8
@@ -60,20 +61,20 @@ class Command:
 
 @dataclass(slots=True, kw_only=True)
 class Patience:
-    """How often, and after how long, a child that died is started again.
+    """How often, and after how long, a child that died is started again. Without a `limit` there is no end.
 
     Deaths count in a row; a child that lived for STEADY_S seconds starts a new row.
     """
 
-    limit: int = RESTARTS
+    limit: int | None = RESTARTS
     deaths: int = 0
 
     def delay_s(self, *, lived_s: float) -> float | None:
         """Return the seconds to wait before the restart, or None when it is enough."""
         self.deaths = 1 if lived_s >= STEADY_S else self.deaths + 1
-        if self.deaths > self.limit:
+        if self.limit is not None and self.deaths > self.limit:
             return None
-        return min(LONGEST_DELAY_S, FIRST_DELAY_S * float(2 ** (self.deaths - 1)))
+        return min(LONGEST_DELAY_S, FIRST_DELAY_S * float(2 ** min(self.deaths - 1, _DOUBLINGS)))
 
 
 @dataclass(slots=True, kw_only=True)
@@ -87,7 +88,8 @@ class _Child:
 class Children:
     """The children of one supervisor, as an async context manager: leaving it stops them, last started first.
 
-    `say` receives a sentence for a person. `changed` receives name and pid of every child after each start.
+    `say` receives a sentence for a person. `changed` receives name and pid of every child after each start; an OSError
+    from it stops nothing.
     """
 
     def __init__(
@@ -151,6 +153,11 @@ class Children:
         """Wait until a child has died too often. Return what to tell about it."""
         return await asyncio.shield(self._lost)
 
+    def never_give_up(self) -> None:
+        """Start every child again from now on, however often it dies: what it dies of may be over in an hour."""
+        for child in self._children:
+            child.patience.limit = None
+
     def hurry(self) -> None:
         """Give no more time to children that are being stopped."""
         self._hurry.set()
@@ -165,29 +172,41 @@ class Children:
         while True:
             started = clock()
             status = await child.process.wait()
-            if child.stopping.is_set():
-                return
-            delay_s = child.patience.delay_s(lived_s=clock() - started)
             ended = f"{name} (pid {child.process.pid}) {describe(status)}"
-            if delay_s is None:
-                self._give_up(f"{ended}; it died too often, giving up", child.command)
+            if not await self._pause(child, ended, lived_s=clock() - started):
                 return
-            patience = child.patience
-            self._say(f"{ended}; restart {patience.deaths} of {patience.limit} in {delay_s:g} s")
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(child.stopping.wait(), delay_s)
-                return
-            try:
-                child.process = await spawn(child.command, self._log(child.command))
-            except OSError as error:
-                self._give_up(f"{name} cannot be started again: {error.strerror}", child.command)
-                return
+            while not await self._respawned(child):
+                if not await self._pause(child, f"{name} does not run", lived_s=0.0):
+                    return
             self._say(f"{name} is running again (pid {child.process.pid})")
             self._tell()
 
-    def _give_up(self, problem: str, command: Command) -> None:
-        if not self._lost.done():
-            self._lost.set_result(with_log(problem, self._log(command)))
+    async def _pause(self, child: _Child, ended: str, *, lived_s: float) -> bool:
+        """Wait before a restart. Return False when there shall be none."""
+        if child.stopping.is_set():
+            return False
+        patience, command = child.patience, child.command
+        delay_s = patience.delay_s(lived_s=lived_s)
+        if delay_s is None:
+            if not self._lost.done():
+                self._lost.set_result(with_log(f"{ended}; it died too often, giving up", self._log(command)))
+            return False
+        bound = "" if patience.limit is None else f" of {patience.limit}"
+        said = f"{ended}; restart {patience.deaths}{bound} in {delay_s:g} s"
+        self._say(with_log(said, self._log(command)) if patience.deaths % RESTARTS == 0 else said)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(child.stopping.wait(), delay_s)
+            return False
+        return True
+
+    async def _respawned(self, child: _Child) -> bool:
+        """Start a child again. Return False if the system did not let it."""
+        try:
+            child.process = await spawn(child.command, self._log(child.command))
+        except OSError as error:
+            self._say(f"{child.command.name} cannot be started again: {error.strerror}")
+            return False
+        return True
 
     async def _stop(self) -> None:
         for child in reversed(self._children):
@@ -196,8 +215,13 @@ class Children:
                 self._say(f"{child.command.name} (pid {child.process.pid}) did not stop in time and was killed")
 
     def _tell(self) -> None:
-        if self._changed is not None:
+        if self._changed is None:
+            return
+        try:
             self._changed(self.pids())
+        except OSError as error:
+            # A full disk: who looks for the children by name has to wait, and they go on.
+            self._say(f"the process ids could not be written down: {error.strerror}")
 
     def _log(self, command: Command) -> Path:
         return self._logs / f"{command.name}.log"

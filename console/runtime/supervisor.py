@@ -190,10 +190,12 @@ class Supervisor:
             # 7. Who answers.
             api = place.service("api", "--fd", str(listener.fileno()), fds=(listener.fileno(),))
             await children.start(api, _answers(f"{place.base_url}/livez"))
-            await children.start(place.service("worker"), _at_once)
+            # With a copy of its policies it starts while the database is away, too.
+            await children.start(place.service("worker"), _is_there(data.root / "policies-worker.bundle"))
             await children.until(_answers(f"{place.base_url}/readyz"), api)
             options.say(_welcome(place, policy))
-            # 8. Until told to stop, or a child cannot be kept alive.
+            # 8. Until told to stop. However long an outage lasts, what is left answers with refusals, and comes back.
+            children.never_give_up()
             raise CommandFailed(await children.lost())
 
 
@@ -290,8 +292,11 @@ def _answers(url: str) -> Callable[[], Awaitable[bool]]:
     return ready
 
 
-async def _at_once() -> bool:
-    return True
+def _is_there(path: Path) -> Callable[[], Awaitable[bool]]:
+    async def ready() -> bool:
+        return path.exists()
+
+    return ready
 
 
 def _welcome(place: _Place, policy: Policy) -> str:

@@ -1,6 +1,7 @@
 """Children under a supervisor, with stand-ins for the real programs."""
 
 import asyncio
+import errno
 import os
 import signal
 import subprocess
@@ -12,7 +13,7 @@ import pytest
 from runtime_processes import alive, program, until
 
 from console.runtime import leash
-from console.runtime.children import RESTARTS_BEFORE_READY, Children, Command, run_once
+from console.runtime.children import RESTARTS, RESTARTS_BEFORE_READY, Children, Command, Patience, run_once
 from console.runtime.failure import CommandFailed
 
 pytestmark = pytest.mark.integration
@@ -59,6 +60,56 @@ async def test_a_child_that_cannot_start_is_given_up_with_the_end_of_its_log(tmp
     async with Children(logs=tmp_path, say=lambda _: None) as children:
         with pytest.raises(CommandFailed, match=r"(?s)broken .*exited with status 3; .*giving up.*\n  no such luck"):
             await children.start(shell("broken", "echo no such luck; exit 3"), never)
+
+
+async def test_a_child_that_is_never_given_up_runs_again_however_often_it_died(tmp_path):
+    """An outage that lasts is refused by those who are left, not ended by stopping everybody."""
+    said, log = [], tmp_path / "log"
+    log.mkdir()
+    flag, deaths = tmp_path / "mended", RESTARTS_BEFORE_READY + 2
+    script = f'[ -e "{flag}" ] && exec sleep 600; echo still broken; exit 1'
+
+    async with Children(logs=log, say=said.append) as children:
+        await children.start(shell("sleeper", script), at_once)
+        children.never_give_up()
+        children._children[0].patience = Patience(limit=None, deaths=RESTARTS - deaths)
+        await until(lambda: sum("exited with status 1" in line for line in said) > deaths)
+        assert not children._lost.done()
+        flag.touch()
+        await until(lambda: alive(children.pids()["sleeper"]) and program(children.pids()["sleeper"]) == "sleep")
+
+    assert any("still broken" in line for line in said), "the end of its log is shown now and then"
+
+
+async def test_children_live_on_where_nothing_can_be_written(tmp_path):
+    said = []
+
+    def full(_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    async with Children(logs=tmp_path, say=said.append, changed=full) as children:
+        await children.start(shell("sleeper", "exec sleep 600"), at_once)
+        first = children.pids()["sleeper"]
+        os.kill(first, signal.SIGKILL)
+        await until(lambda: children.pids()["sleeper"] != first)
+        await until(lambda: len(said) == 4)
+        assert alive(children.pids()["sleeper"])
+
+    assert said[0] == said[-1] == "the process ids could not be written down: No space left on device"
+
+
+async def test_a_child_that_the_system_does_not_start_now_is_started_later(tmp_path):
+    said, logs = [], tmp_path / "log"
+    logs.mkdir()
+    async with Children(logs=logs, say=said.append) as children:
+        await children.start(shell("sleeper", "exec sleep 600"), at_once)
+        first = children.pids()["sleeper"]
+        logs.rename(tmp_path / "away")
+        os.kill(first, signal.SIGKILL)
+        await until(lambda: any("cannot be started again: No such file or directory" in line for line in said))
+        logs.mkdir()
+        await until(lambda: children.pids()["sleeper"] != first)
+        assert alive(children.pids()["sleeper"])
 
 
 async def test_children_stop_in_reverse_order(tmp_path):

@@ -109,6 +109,16 @@ def test_a_private_file_is_replaced_whole_and_leaves_no_draft(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_a_private_file_that_cannot_be_written_leaves_no_draft_either(tmp_path):
+    path = tmp_path / "runtime.json"
+    path.mkdir()
+
+    with pytest.raises(OSError):
+        write_private(path, "one")
+
+    assert list(tmp_path.iterdir()) == [path]
+
+
 def test_a_secret_is_made_once(tmp_path):
     first = secret_file(tmp_path / "a")
 

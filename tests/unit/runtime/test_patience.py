@@ -19,6 +19,12 @@ def test_a_child_that_keeps_dying_is_given_up():
     assert [patience.delay_s(lived_s=0) for _ in range(3)] == [FIRST_DELAY_S, 2 * FIRST_DELAY_S, None]
 
 
+def test_without_a_limit_a_child_is_never_given_up():
+    patience = Patience(limit=None, deaths=10_000)
+
+    assert patience.delay_s(lived_s=0) == LONGEST_DELAY_S
+
+
 def test_a_child_that_lived_long_starts_a_new_row():
     patience = Patience(limit=2)
     patience.delay_s(lived_s=0)
