@@ -89,7 +89,7 @@ class CredentialDirectory:
         if known is not None and (known.principal.kind is not Kind.OPERATOR or not self._heard):
             return known.principal
         try:
-            async with self._pool.connection() as connection:
+            async with self._pool.connection(prompt=True) as connection:
                 row = await connection.fetchrow(_ONE, key_hash)
                 found = None if row is None else _read(row).principal
         except StoreUnreachable:

@@ -58,5 +58,6 @@ class Heartbeat:
                 if self._beating:
                     _log.warning("the store's heartbeat is lost: %s", error)
             self._beating = missed is None
+            self._pool.heard(alive=self._beating)
             self._on_beat(missed)
             await asyncio.sleep(self._interval_s)

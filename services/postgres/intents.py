@@ -45,16 +45,17 @@ class PostgresIntents:
 
     async def get(self, intent_id: str) -> StoredIntent | None:
         """Return the intent, whoever asked for it."""
-        async with self._pool.connection() as connection:
+        async with self._pool.connection(prompt=True) as connection:
             return _stored(await connection.fetchrow(_GET, intent_id))
 
     async def by_key(self, agent: str, idempotency_key: str) -> StoredIntent | None:
         """Return the agent's intent with this key."""
-        async with self._pool.connection() as connection:
+        async with self._pool.connection(prompt=True) as connection:
             return _stored(await connection.fetchrow(_BY_KEY, agent, idempotency_key))
 
     async def waiting_for(self, agent: str, act_hash: str) -> StoredIntent | None:
         """Return the agent's intent that waits, undecided and in time, for this action."""
+        self._pool.check()
         try:
             found = await self._queue.find_duplicate(agent, act_hash)
         except QueueUnavailable as error:
@@ -63,6 +64,7 @@ class PostgresIntents:
 
     async def position(self, intent_id: str) -> int | None:
         """Return the 1-based place of a waiting intent, None if it does not wait."""
+        self._pool.check()
         try:
             return await self._queue.position(intent_id)
         except QueueUnavailable as error:
@@ -70,7 +72,7 @@ class PostgresIntents:
 
     async def state(self, iss: str, txn: str, jti: str) -> TokenState:
         """Return the token's state."""
-        async with self._pool.connection() as connection:
+        async with self._pool.connection(prompt=True) as connection:
             row = await connection.fetchrow(_STATE, iss, txn, jti)
         if row is None:
             return TokenState.UNKNOWN
@@ -82,7 +84,7 @@ class PostgresIntents:
 
     async def consumed(self, iss: str, jti: str) -> Consumed | None:
         """Return who consumed the token."""
-        async with self._pool.connection() as connection:
+        async with self._pool.connection(prompt=True) as connection:
             row = await connection.fetchrow(_CONSUMED, iss, jti)
         return None if row is None else Consumed(executor=row["executor"], intent_id=row["txn"], agent=row["agent"])
 

@@ -34,14 +34,31 @@ class ReadPool:
             max_inactive_connection_lifetime=60,
             reset=_keep,
         )
+        self._silent = False
 
     async def start(self) -> None:
         """Make the pool usable. Connects to nothing."""
         await self.pool
 
+    def heard(self, *, alive: bool) -> None:
+        """Take over what the heartbeat found: while the store is silent no caller waits for it."""
+        self._silent = not alive
+
+    def check(self) -> None:
+        """Return unless the store is silent. Raises: StoreUnreachable."""
+        if self._silent:
+            raise StoreUnreachable("the store's heartbeat is lost")
+
     @contextlib.asynccontextmanager
-    async def connection(self) -> AsyncIterator[asyncpg.pool.PoolConnectionProxy[asyncpg.Record]]:
-        """Lend a connection. Raises: StoreUnreachable for whatever goes wrong with the server, here or inside."""
+    async def connection(
+        self, *, prompt: bool = False
+    ) -> AsyncIterator[asyncpg.pool.PoolConnectionProxy[asyncpg.Record]]:
+        """Lend a connection. With `prompt`, for a read that a caller waits for, not while the heartbeat is lost.
+
+        Raises: StoreUnreachable for whatever goes wrong with the server, here or inside.
+        """
+        if prompt:
+            self.check()
         try:
             async with self.pool.acquire(timeout=QUERY_TIMEOUT_S) as connection:
                 try:
