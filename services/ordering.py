@@ -142,7 +142,10 @@ class Ordering:
     async def _end(self, order: Order, *, by: str, note: str) -> Order:
         ended = replace(order, ended_at=self._clock.now())
         effect = EndOrder(order_id=order.order_id, ended_at=self._clock.now(), ended_by=by, note=note)
-        if not await self._record(_KINDS[order.kind][1], order, effect, restricts=False, by=by, note=note):
+        # Who holds the audit boundary open must be able to let go of it, and that goes through this very boundary.
+        held_open = order.kind is OrderKind.FORCE_OPEN
+        kind = _KINDS[order.kind][1]
+        if not await self._record(kind, order, effect, restricts=False, though_open=held_open, by=by, note=note):
             raise Problem(409, ReasonCode.CONFLICT, "it was ended by somebody else meanwhile")
         await self._orders.note(ended, recorded=True)
         return ended
@@ -226,10 +229,15 @@ class Ordering:
         effect: Effect,
         *,
         restricts: bool,
+        though_open: bool = False,
         by: str | None = None,
         note: str | None = None,
     ) -> bool:
-        """Return whether the effect was applied. Raises: Problem 503."""
+        """Return whether the effect was applied. Raises: Problem 503.
+
+        What restricts may rest on the journal, and passes an audit boundary that is open; so does what must be recorded
+        `though_open`, on a commit alone.
+        """
         members: dict[str, JSON] = {
             "order_id": order.order_id,
             "scope": order.scope,
@@ -250,7 +258,10 @@ class Ordering:
         )
 
         try:
-            settled = await (kept if restricts else committed)(self._recorder, self._audit, entry)
+            if restricts:
+                settled = await kept(self._recorder, self._audit, entry)
+            else:
+                settled = await committed(self._recorder, self._audit, entry, though_open=though_open)
         except BoundaryUnavailable as error:
             detail = "the order could not be recorded"
             raise Problem(503, ReasonCode.AUDIT_UNAVAILABLE, detail, retry_after_s=2) from error

@@ -11,8 +11,8 @@ if TYPE_CHECKING:
     from services.ports import Entry, Pending, Recorder, Settled
 
 
-async def committed(recorder: Recorder, audit: Boundary, entry: Entry) -> Settled:
-    """Record what rests on a commit alone. While the boundary is open nothing is even chained.
+async def committed(recorder: Recorder, audit: Boundary, entry: Entry, *, though_open: bool = False) -> Settled:
+    """Record what rests on a commit alone. While the boundary is open nothing is even chained, unless `though_open`.
 
     Raises: BoundaryUnavailable. `applied` of the answer says whether the effect was.
     """
@@ -21,7 +21,7 @@ async def committed(recorder: Recorder, audit: Boundary, entry: Entry) -> Settle
         pending = recorder.append(entry)
         return pending, await pending.settled()
 
-    _, settled = await audit.call(attempt, proves=lambda answer: durable(*answer))
+    _, settled = await audit.call(attempt, proves=lambda answer: durable(*answer), though_open=though_open)
     return settled
 
 

@@ -137,6 +137,19 @@ def test_a_boundary_held_open_refuses_until_it_is_reset_and_has_answered_rightly
     problem(order(service, people, "otto", "boundaries/kitchen/force-open", reason="x"), 404, "NOT_FOUND")
 
 
+@pytest.mark.parametrize("name", ["intent", "evaluation", "token", "audit"])
+def test_whoever_holds_a_boundary_open_can_let_go_of_it(service, people, name):
+    """Letting go is recorded, and what is recorded goes through the audit boundary: it must not lock itself."""
+    assert order(service, people, "otto", f"boundaries/{name}/force-open", reason="drill").status_code == 201
+    held = service.submit(read_note(f"held-{name}"), key=f"held-{name}")
+    reset = order(service, people, "otto", f"boundaries/{name}/reset", reason="the drill is over")
+
+    assert held.status_code == 503
+    assert reset.status_code == 200, reset.text
+    assert reset.json()["state"] == "half_open"
+    service.until_ready()
+
+
 def test_an_override_lets_reads_pass_marked_counted_and_only_while_it_stands(service, people):
     problem(order(service, people, "anna", "overrides", tier="low", reason="x"), 400, "REQUEST_MALFORMED")
     problem(
