@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Final
 import asyncpg
 import httpx2
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from holdfast import strict_json
+from holdfast.errors import MalformedJSON
 
 from console.runtime import state
 from console.runtime.children import Children, Command, run_once
@@ -27,6 +29,7 @@ from console.runtime.policies import read_policies
 from console.runtime.postgres import EmbeddedPostgres
 from console.runtime.profile import SignerFiles
 from console.runtime.valkey import EmbeddedValkey
+from services.breaker import State
 from services.notices.configuration import ConfigurationInvalid
 from services.notifying import notifications_of
 from services.outbound.signature import encode_private
@@ -151,6 +154,8 @@ class Supervisor:
             # 2. Without policies that compile, nothing starts and no port opens.
             policy = read_policies(options.policies)
             options.say(f"policies {policy.digest}")
+            for warning in policy.warnings:
+                options.say(f"warning: {warning}")
             _check_notify(options)
             # 3. The port is held by the supervisor, so that it is known and outlives a restart of the API.
             with listening(options.host, options.port) as listener, run_directory() as run:
@@ -192,7 +197,10 @@ class Supervisor:
             await children.start(api, _answers(f"{place.base_url}/livez"))
             # With a copy of its policies it starts while the database is away, too.
             await children.start(place.service("worker"), _is_there(data.root / "policies-worker.bundle"))
-            await children.until(_answers(f"{place.base_url}/readyz"), api)
+            health = _Health(f"{place.base_url}/readyz")
+            await children.until(health.serves, api)
+            if health.held_open:
+                options.say(f"operators hold boundaries open: {', '.join(health.held_open)}; see `holdfast boundaries`")
             options.say(_welcome(place, policy))
             # 8. Until told to stop. However long an outage lasts, what is left answers with refusals, and comes back.
             children.never_give_up()
@@ -292,9 +300,30 @@ def _answers(url: str) -> Callable[[], Awaitable[bool]]:
     return ready
 
 
+class _Health:
+    """Whether the API is as ready as operators let it be. What they hold open only they can let go of, once it runs."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self.held_open: tuple[str, ...] = ()
+
+    async def serves(self) -> bool:
+        """Return whether nothing is amiss but what operators hold open."""
+        try:
+            async with httpx2.AsyncClient(trust_env=False, timeout=2) as client:
+                found = strict_json.loads((await client.get(self._url)).content)
+        except (httpx2.TransportError, MalformedJSON):
+            return False
+        states = found.get("boundaries") if isinstance(found, dict) else None
+        if not isinstance(found, dict) or not isinstance(states, dict) or not states or found.get("troubles") != []:
+            return False
+        self.held_open = tuple(sorted(name for name, state in states.items() if state == State.FORCED_OPEN))
+        return all(state in {State.CLOSED, State.FORCED_OPEN} for state in states.values())
+
+
 def _is_there(path: Path) -> Callable[[], Awaitable[bool]]:
     async def ready() -> bool:
-        return path.exists()
+        return path.exists()  # noqa: ASYNC240 - one look at a local file
 
     return ready
 

@@ -72,6 +72,14 @@ def running(data, policies):
             supervisor.communicate(timeout=PATIENCE_S)
 
 
+def post(data, path, body):
+    bootstrap = json.loads((data / "bootstrap.json").read_text())
+    headers = {"Authorization": f"Bearer {bootstrap['operator']['token']}"}
+    url = f"{json.loads((data / 'runtime.json').read_text())['base_url']}/v1/operator/{path}"
+    with httpx2.Client(trust_env=False, timeout=PATIENCE_S) as client:
+        return client.post(url, json=body, headers=headers)
+
+
 def get(url):
     with httpx2.Client(trust_env=False, timeout=PATIENCE_S) as client:
         return client.get(url)
@@ -246,3 +254,26 @@ async def test_an_existing_database_and_broker_are_used_instead(service, data, t
         process.terminate()
         await process.communicate()
     assert process.returncode == 0
+
+
+def test_a_boundary_that_is_held_open_over_a_restart_can_be_reset_after_it(tmp_path, policies):
+    """It cannot be let go of before the service runs, so the service must not wait for that."""
+    data = tmp_path / "data"
+    with running(data, policies):
+        assert post(data, "boundaries/evaluation/force-open", {"reason": "drill"}).status_code == 201
+    with running(data, policies) as (_, url):
+        assert get(f"{url}/readyz").json()["boundaries"]["evaluation"] == "forced_open"
+        assert post(data, "boundaries/evaluation/reset", {"reason": "over"}).status_code == 200
+
+
+def test_reads_that_fail_open_in_production_are_warned_of_at_the_start(tmp_path, policies):
+    open_ones = tmp_path / "policies"
+    shutil.copytree(policies, open_ones)
+    modes = "fail_modes: {low: {mode: open, max_per_minute: 5}}"
+    (open_ones / "holdfast.yaml").write_text(f"version: 1\nenvironment: production\n{modes}\n")
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        refused = up(tmp_path / "data", open_ones, port=taken.getsockname()[1])
+
+    assert "warning: holdfast.yaml:3: low-impact reads fail open in production" in refused.stdout

@@ -113,7 +113,7 @@ def test_a_private_file_that_cannot_be_written_leaves_no_draft_either(tmp_path):
     path = tmp_path / "runtime.json"
     path.mkdir()
 
-    with pytest.raises(OSError):
+    with pytest.raises(IsADirectoryError):
         write_private(path, "one")
 
     assert list(tmp_path.iterdir()) == [path]
