@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from holdfast.strict_json import JSON
 
     from services.boundary import Boundary
-    from services.ports import Clock, Effect, Ids, OrderLedger, PolicySource, Recorder
+    from services.ports import Clock, Effect, Ids, OrderLedger, PolicySource, Recorder, Settled
 
 MAX_OVERRIDE_S: Final = 24 * 3600
 _GRAVE: Final = frozenset({Impact.HIGH, Impact.CRITICAL})
@@ -53,10 +53,14 @@ _TOLD: Final[Mapping[str, tuple[Kind, Severity, str]]] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Taken:
-    """An order as it stands. `new` is False when it stood before."""
+    """An order as it stands. `new` is False when it stood before.
+
+    One that is `in_journal` is known to this process alone until PostgreSQL is back.
+    """
 
     order: Order
     new: bool
+    in_journal: bool = False
 
 
 class Ordering:
@@ -113,11 +117,11 @@ class Ordering:
         await self._orders.note(order, recorded=False)
         stands = False
         try:
-            applied = await self._record(_KINDS[kind][0], order, _put(order), restricts=True)
+            settled = await self._record(_KINDS[kind][0], order, _put(order), restricts=True)
             stands = True
         finally:
             await self._orders.note(order if stands else replace(order, ended_at=self._clock.now()), recorded=True)
-        return Taken(order=order, new=applied)
+        return Taken(order=order, new=settled.applied, in_journal=settled.in_journal)
 
     # --- starting again -------------------------------------------------------------------------------------------
 
@@ -145,7 +149,8 @@ class Ordering:
         # Who holds the audit boundary open must be able to let go of it, and that goes through this very boundary.
         held_open = order.kind is OrderKind.FORCE_OPEN
         kind = _KINDS[order.kind][1]
-        if not await self._record(kind, order, effect, restricts=False, though_open=held_open, by=by, note=note):
+        settled = await self._record(kind, order, effect, restricts=False, though_open=held_open, by=by, note=note)
+        if not settled.applied:
             raise Problem(409, ReasonCode.CONFLICT, "it was ended by somebody else meanwhile")
         await self._orders.note(ended, recorded=True)
         return ended
@@ -177,7 +182,8 @@ class Ordering:
             expires_at=now + timedelta(seconds=expires_in_s),
             document={"max_per_minute": max_per_minute},
         )
-        if not await self._record(_KINDS[OrderKind.OVERRIDE][0], order, _put(order), restricts=False):
+        settled = await self._record(_KINDS[OrderKind.OVERRIDE][0], order, _put(order), restricts=False)
+        if not settled.applied:
             raise Problem(409, ReasonCode.CONFLICT, "the order was stored before")
         await self._orders.note(order, recorded=True)
         return order
@@ -232,8 +238,8 @@ class Ordering:
         though_open: bool = False,
         by: str | None = None,
         note: str | None = None,
-    ) -> bool:
-        """Return whether the effect was applied. Raises: Problem 503.
+    ) -> Settled:
+        """Return where the record stands, and whether its effect was applied. Raises: Problem 503.
 
         What restricts may rest on the journal, and passes an audit boundary that is open; so does what must be recorded
         `though_open`, on a commit alone.
@@ -256,16 +262,13 @@ class Ordering:
             journal_may_release=restricts,
             notices=() if told is None else (told,),
         )
-
         try:
             if restricts:
-                settled = await kept(self._recorder, self._audit, entry)
-            else:
-                settled = await committed(self._recorder, self._audit, entry, though_open=though_open)
+                return await kept(self._recorder, self._audit, entry)
+            return await committed(self._recorder, self._audit, entry, though_open=though_open)
         except BoundaryUnavailable as error:
             detail = "the order could not be recorded"
             raise Problem(503, ReasonCode.AUDIT_UNAVAILABLE, detail, retry_after_s=2) from error
-        return settled.applied
 
 
 def order_notice(kind: str, order: Order, *, notice_id: str, at: datetime, by: str) -> Notice | None:

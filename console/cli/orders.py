@@ -12,13 +12,16 @@ from console.runtime.operator_client import add_service_options, operator_client
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from holdfast.strict_json import JSON
 
     from console.cli.subparsers import Subparsers
 
 _OPERATOR: Final = "/v1/operator"
+_ALONE: Final = (
+    "  PostgreSQL is away: it counts at the replicas asked just now; give --url once for each of the others as well"
+)
 _UNITS: Final = {"s": 1, "m": 60, "h": 3600}
 
 
@@ -108,9 +111,7 @@ def run_halt(arguments: argparse.Namespace) -> int:
         return _print(arguments, {"halts": [*halts]}, (_halt_line(halt) for halt in halts), none="nothing is halted")
     if scope is None or arguments.reason is None:
         raise CommandFailed("a halt has a scope (--all, --agent, --category or --executor) and a --reason")
-    with operator_clients(arguments) as clients:
-        halted = [client.post(f"{_OPERATOR}/halt", {**scope, "reason": arguments.reason}) for client in clients]
-    return _print(arguments, halted[0], [_halt_line(halted[0])])
+    return _stop(arguments, f"{_OPERATOR}/halt", {**scope, "reason": arguments.reason}, _halt_line)
 
 
 def run_resume(arguments: argparse.Namespace) -> int:
@@ -123,9 +124,7 @@ def run_resume(arguments: argparse.Namespace) -> int:
 def run_suspend(arguments: argparse.Namespace) -> int:
     """Suspend an agent. Raises: CommandFailed."""
     path = f"{_OPERATOR}/agents/{quote(arguments.name, safe='')}/suspend"
-    with operator_clients(arguments) as clients:
-        suspended = [client.post(path, {"reason": arguments.reason}) for client in clients]
-    return _print(arguments, suspended[0], [f"suspended: {arguments.name}"])
+    return _stop(arguments, path, {"reason": arguments.reason}, lambda _: f"suspended: {arguments.name}")
 
 
 def run_reinstate(arguments: argparse.Namespace) -> int:
@@ -200,6 +199,29 @@ def run_reset(arguments: argparse.Namespace) -> int:
 
 
 # --- details ----------------------------------------------------------------------------------------------------------
+
+
+def _stop(
+    arguments: argparse.Namespace, path: str, body: dict[str, JSON], line: Callable[[dict[str, JSON]], str]
+) -> int:
+    """Order it at every replica, whatever the others say, and print where it counts.
+
+    Raises: CommandFailed, when all were asked, if any did not take it.
+    """
+    taken: list[dict[str, JSON]] = []
+    failures: list[str] = []
+    with operator_clients(arguments) as clients:
+        for client in clients:
+            try:
+                taken.append(client.post(path, body))
+            except CommandFailed as error:
+                failures.append(str(error) if len(clients) == 1 else f"{client.base_url}: {error}")
+    if taken:
+        alone = any(answer.get("recorded") == "journal" for answer in taken)
+        _print(arguments, taken[0], [line(taken[0]), *([_ALONE] if alone else [])])
+    if failures:
+        raise CommandFailed("\n".join(failures))
+    return 0
 
 
 def _scope(arguments: argparse.Namespace) -> dict[str, JSON] | None:

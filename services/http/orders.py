@@ -205,7 +205,9 @@ def _integer(body: dict[str, JSON], name: str, default: int | None, most: int) -
 
 
 def _taken(taken: Taken) -> Response:
-    return json_response(201 if taken.new else 200, shown(taken.order))
+    if not taken.new:
+        return json_response(200, shown(taken.order))
+    return json_response(201, {**shown(taken.order), "recorded": "journal" if taken.in_journal else "database"})
 
 
 def shown(order: Order) -> dict[str, JSON]:

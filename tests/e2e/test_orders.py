@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import socket
 import subprocess
 import sys
 
@@ -192,3 +194,48 @@ def test_a_halt_can_be_ordered_while_postgresql_is_away_and_stands_when_it_is_ba
     finally:
         resumed(service, people, scope="agent", subject="beta")
     envelope(service.submit(read_note("p3"), agent="beta", key="p3"), 200, "ALLOWED")
+
+
+def told(service, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run a command as the first operator."""
+    command = [sys.executable, "-P", "-m", "console.cli.main", *arguments]
+    environment = {**os.environ, "HOLDFAST_OPERATOR_TOKEN": service.bootstrap["operator"]["token"]}
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60, env=environment)
+
+
+def test_one_replica_that_does_not_answer_keeps_no_halt_from_the_others(service, people):
+    """In an emergency every replica is asked, and who did not take it is named."""
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))  # bound, and never listening
+        away = f"http://127.0.0.1:{nobody.getsockname()[1]}"
+        halt = told(service, "halt", "--agent", "beta", "--reason", "x", "--url", away, "--url", service.base_url)
+        suspend = told(service, "agents", "suspend", "beta", "--reason", "x", "--url", away, "--url", service.base_url)
+    try:
+        for said, line in ((halt, "halted: agent beta"), (suspend, "suspended: beta")):
+            assert said.returncode == 1
+            assert said.stdout.startswith(line)
+            assert said.stderr.startswith(f"holdfast: {away}: ")
+        envelope(service.submit(refund(5), agent="beta", key="beyond"), 403, "EMERGENCY_HALT")
+    finally:
+        resumed(service, people, scope="agent", subject="beta")
+        assert order(service, people, "anna", "agents/beta/resume", note="over").status_code == 200
+
+
+def test_a_halt_says_where_it_is_recorded(service, people):
+    try:
+        assert order(service, people, "otto", "halt", scope="all", reason="x").json()["recorded"] == "database"
+    finally:
+        resumed(service, people, scope="all")
+    with service.stopped("postgres"):
+        until(lambda: "recording_in_journal" in service.troubles(), "the outage is seen")
+        halted = told(service, "halt", "--all", "--reason", "x", "--url", service.base_url)
+        again = order(service, people, "otto", "halt", scope="agent", subject="beta", reason="x").json()
+    service.until_ready()
+    try:
+        assert halted.returncode == 0
+        assert "counts at the replicas asked just now" in halted.stdout
+        assert again["recorded"] == "journal"
+    finally:
+        resumed(service, people, scope="agent", subject="beta")
+        # The command's own operator gave it; somebody else ends it.
+        resumed(service, people, scope="all")
