@@ -40,7 +40,7 @@ from services.policy_keys import TrustedKeys
 from services.postgres.decisions import PostgresDecisions
 from services.postgres.reviews import PostgresReviews
 from services.postgres.roster import PostgresRoster
-from services.process import configure_logging, end_with, read_settings, refuse
+from services.process import LOG_UNUSABLE, configure_logging, end_with, read_settings, refuse, refuse_log
 from services.publishing import Publisher
 from services.reviewing import Reviewing
 from services.settings import guard_of
@@ -72,6 +72,8 @@ def main(args: argparse.Namespace) -> int:
         return refuse(f"refusing to start without policies: {error}")
     except ConfigurationInvalid as error:
         return refuse(str(error))
+    except LOG_UNUSABLE as error:
+        return refuse_log(error, settings)
     return 0
 
 

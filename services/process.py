@@ -9,6 +9,10 @@ from typing import TYPE_CHECKING, Final
 
 from pydantic import ValidationError
 
+from services.recording.disk import DirectoryLocked
+from services.recording.frames import JournalCorrupt
+from services.recording.journal import JournalUnavailable
+from services.recording.sink import Fork
 from services.settings import Settings
 
 if TYPE_CHECKING:
@@ -19,6 +23,10 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 _END_S: Final = 10
+
+#: Why a lane does not start: its journal is damaged, used by another process, on a disk that does not answer, or of
+#: another history than the database.
+LOG_UNUSABLE: Final = (DirectoryLocked, JournalCorrupt, JournalUnavailable, Fork)
 
 
 def end_with(task: asyncio.Task[None]) -> None:
@@ -53,6 +61,12 @@ def refuse_bundle(error: BundleInvalid) -> int:
     for finding in error.findings:
         _say(str(finding))
     return 1
+
+
+def refuse_log(error: Exception, settings: Settings) -> int:
+    """Say why the process's part of the log cannot be continued, and return the exit status."""
+    journal = settings.data_dir / "journal" / settings.instance
+    return refuse(f"refusing to start with the journal `{journal}`: {error} (docs/audit.md, when a human has to look)")
 
 
 def refuse(why: str) -> int:

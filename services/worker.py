@@ -29,7 +29,7 @@ from services.ports import Entry, RecordingFailed
 from services.postgres.decisions import PostgresDecisions
 from services.postgres.lapsed import PostgresLapsed
 from services.postgres.reviews import PostgresReviews
-from services.process import configure_logging, end_with, read_settings, refuse
+from services.process import LOG_UNUSABLE, configure_logging, end_with, read_settings, refuse, refuse_log
 from services.settings import guard_of
 from services.webhooks import Webhooks
 
@@ -72,6 +72,8 @@ def main(args: argparse.Namespace) -> int:  # noqa: ARG001 - every command takes
         return refuse(f"refusing to start without policies: {error}")
     except ConfigurationInvalid as error:
         return refuse(str(error))
+    except LOG_UNUSABLE as error:
+        return refuse_log(error, settings)
     return 0
 
 

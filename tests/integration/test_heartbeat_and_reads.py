@@ -14,6 +14,7 @@ from services.postgres.credentials import CredentialDirectory
 from services.postgres.heartbeat import Heartbeat
 from services.postgres.intents import PostgresIntents
 from services.postgres.pool import ReadPool
+from services.system import SystemClock
 
 pytestmark = pytest.mark.integration
 
@@ -56,7 +57,7 @@ async def test_whose_heartbeat_is_lost_is_asked_nothing_that_a_caller_waits_for(
             intents.by_key("alpha", "key"),
             intents.waiting_for("alpha", "sha-256:…"),
             intents.position("int_1"),
-            CredentialDirectory(pool, tmp_path / "credentials").find("00"),
+            CredentialDirectory(pool, tmp_path / "credentials", clock=SystemClock()).find("00"),
         ):
             with pytest.raises(StoreUnreachable, match="heartbeat"):
                 await read

@@ -277,3 +277,24 @@ def test_reads_that_fail_open_in_production_are_warned_of_at_the_start(tmp_path,
         refused = up(tmp_path / "data", open_ones, port=taken.getsockname()[1])
 
     assert "warning: holdfast.yaml:3: low-impact reads fail open in production" in refused.stdout
+
+
+def test_a_process_whose_journal_cannot_be_continued_says_so_in_one_line(tmp_path, policies):
+    """A traceback at three in the morning names a line of code, not what to do."""
+    data = tmp_path / "data"
+    with running(data, policies):
+        api = runtime(data)["children"]["api"]
+        told = dict(
+            entry.split("=", 1) for entry in Path(f"/proc/{api}/environ").read_text().split("\0") if "=" in entry
+        )
+        second = subprocess.run(
+            [*HOLDFAST, "api", "--port", "0"],
+            capture_output=True, text=True, check=False, timeout=PATIENCE_S, env=told, cwd="/",
+        )  # fmt: skip
+
+    assert second.returncode == 1
+    assert "Traceback" not in second.stderr
+    assert second.stderr.splitlines()[-1] == (
+        f"refusing to start with the journal `{data}/journal/api`: another process uses `{data}/journal/api` "
+        "(docs/audit.md, when a human has to look)"
+    )
