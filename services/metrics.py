@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from holdfast.reasons import Decision, Mode, ReasonCode
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 _LATENCY_BUCKETS_S: Final = (0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
@@ -100,6 +101,10 @@ class Metrics:
         self.notices_due = self._gauge("holdfast_notices_due", "channel")
         self.notices_oldest_seconds = self._gauge("holdfast_notices_oldest_seconds", "channel")
         self.notices_dead = self._gauge("holdfast_notices_dead", "channel")
+        # A series that begins with its first event has not increased: what alerts on an increase starts at nought.
+        self.decisions.labels(Decision.DENY, ReasonCode.QUEUE_FULL, Mode.NORMAL)
+        for refused in (ReasonCode.TOKEN_CONSUMED, ReasonCode.TOKEN_MISMATCH):
+            self.consumptions.labels(refused)
 
     def records_so_far(self, sink: str, total: int) -> None:
         """Take over a count that the recorder keeps itself."""

@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from console.cli.main import MODULES
-from services.metrics import METRICS
+from services.metrics import METRICS, Metrics
 from services.settings import Settings
 
 ROOT = Path(__file__).parents[3]
@@ -121,6 +121,25 @@ def test_the_image_installs_the_locked_versions_and_no_tools():
     assert runtime.items() <= everything.items()
     assert "asyncpg" in runtime
     assert not {"pytest", "mypy", "ruff", "locust"} & set(runtime)
+
+
+def test_what_alerts_on_its_first_event_is_there_before_it():
+    """Prometheus sees no increase in a series that begins at one."""
+    there = [
+        (sample.name, sample.labels)
+        for metric in Metrics().registry.collect()
+        for sample in metric.samples
+        if sample.value == 0
+    ]
+    alerted = [
+        (name, dict(re.findall(r'(\w+)="([^"]*)"', labels)))
+        for rule in RULES
+        for name, labels in re.findall(r"increase\((\w+)(\{[^}]*\})?\[\w+\]\)+ > 0", rule["expr"])
+    ]
+
+    assert len(alerted) >= 5
+    for name, labels in alerted:
+        assert any(known == name and labels.items() <= having.items() for known, having in there), (name, labels)
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule["alert"])
