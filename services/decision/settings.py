@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from enum import StrEnum
-from typing import Annotated, Literal, Self
+from typing import Annotated, Final, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema, model_validator
 
@@ -111,6 +111,7 @@ _OPEN_SCHEMA = {
         },
     ]
 }
+_ABOVE_LOW: Final = "fail-open is refused above low"
 _CLOSED_SCHEMA = {
     "anyOf": [
         {"const": "closed"},
@@ -120,13 +121,26 @@ _CLOSED_SCHEMA = {
 OpenOrClosed = Annotated[FailMode, BeforeValidator(_long_form), WithJsonSchema(_OPEN_SCHEMA)]
 
 
+def _not_open(value: object) -> object:
+    # Before the cap is looked at: who is told to add one would add it.
+    if isinstance(value, dict) and value.get("mode") == FailModeName.OPEN:
+        raise ValueError(_ABOVE_LOW)
+    return value
+
+
 def _closed(mode: FailMode) -> FailMode:
     if mode.mode is not FailModeName.CLOSED:
-        raise ValueError("fail-open is refused above low")
+        raise ValueError(_ABOVE_LOW)
     return mode
 
 
-OnlyClosed = Annotated[FailMode, BeforeValidator(_long_form), AfterValidator(_closed), WithJsonSchema(_CLOSED_SCHEMA)]
+OnlyClosed = Annotated[
+    FailMode,
+    BeforeValidator(_not_open),
+    BeforeValidator(_long_form),
+    AfterValidator(_closed),
+    WithJsonSchema(_CLOSED_SCHEMA),
+]
 
 
 class FailModes(StrictModel):

@@ -190,6 +190,8 @@ CASES = [
         SETTINGS + "fail_modes: {critical: {mode: open, max_per_minute: 5}}\n",
         "holdfast.yaml:4: fail-open is refused above low",
     ),
+    ("holdfast", SETTINGS + "fail_modes: {high: open}\n", "holdfast.yaml:4: fail-open is refused above low"),
+    ("holdfast", SETTINGS + "fail_modes: {medium: {mode: open}}\n", "holdfast.yaml:4: fail-open is refused above low"),
     ("holdfast", SETTINGS + "preauthorization: {max_seconds: {critical: 1}}\n", "`critical` must be 0"),
     ("holdfast", SETTINGS + "risk: {tiers: {medium: 70}}\n", "the tiers must ascend"),
     ("holdfast", SETTINGS + "risk: {weights: {production: -5}}\n", "`production` must be at least 0"),
