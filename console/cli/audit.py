@@ -51,7 +51,8 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         report = asyncio.run(_verify(arguments))
     except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
-        raise CommandFailed(f"the log cannot be read: {error}") from error
+        # A time-out has no words of its own.
+        raise CommandFailed(f"the log cannot be read: {str(error) or 'the database does not answer'}") from error
     if arguments.json:
         print(json.dumps(_document(report), indent=2))
     else:
