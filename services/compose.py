@@ -493,13 +493,14 @@ def background(service: Service) -> Sequence[Coroutine[None, None, None]]:
 
 
 def _lane(settings: Settings, clock: SystemClock, ids: SystemIds, *, commit_deadline_s: float) -> Lane:
+    hedge_s = min(settings.commit_hedge_ms / 1000, commit_deadline_s)  # a bundle may be stricter than the hedge
     return Lane(
         PostgresSink(settings.database_url),
         Journal(settings.data_dir / "journal" / settings.instance, max_bytes=settings.journal_max_bytes),
         clock,
         ids,
         instance=settings.instance,
-        settings=LaneSettings(hedge_s=settings.commit_hedge_ms / 1000, commit_deadline_s=commit_deadline_s),
+        settings=LaneSettings(hedge_s=hedge_s, commit_deadline_s=commit_deadline_s),
     )
 
 

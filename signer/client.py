@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from holdfast.token import Claims
 
 _LOG = logging.getLogger("holdfast.signer.client")
+_ATTEMPT_TIMEOUT_S: Final = 0.25
 _FIRST_PAUSE_S: Final = 0.01
 _LONGEST_PAUSE_S: Final = 0.1
 
@@ -58,11 +59,16 @@ class SignerClient:
     """Asks the signer for tokens. Use it on one event loop, and `close` it there.
 
     `attempt_timeout_s` is how long connecting may take, and how long a connection with open questions may be silent,
-    before it is given up for another. `total_timeout_s` bounds a whole call.
+    before it is given up for another: a quarter of a second, or the whole where that is less. `total_timeout_s` bounds
+    a whole call.
     """
 
-    def __init__(self, socket_path: Path, *, attempt_timeout_s: float = 0.25, total_timeout_s: float = 1.0) -> None:
+    def __init__(
+        self, socket_path: Path, *, attempt_timeout_s: float | None = None, total_timeout_s: float = 1.0
+    ) -> None:
         socket_file.check_path(socket_path)
+        if attempt_timeout_s is None:
+            attempt_timeout_s = min(_ATTEMPT_TIMEOUT_S, total_timeout_s)
         if not 0 < attempt_timeout_s <= total_timeout_s:
             raise ValueError("an attempt must take some time, and no more than the whole")
         self._path = socket_path

@@ -298,3 +298,12 @@ def test_a_process_whose_journal_cannot_be_continued_says_so_in_one_line(tmp_pat
         f"refusing to start with the journal `{data}/journal/api`: another process uses `{data}/journal/api` "
         "(docs/audit.md, when a human has to look)"
     )
+
+
+def test_deadlines_shorter_than_the_defaults_of_the_parts_start_too(tmp_path, policies):
+    """What lint admits must start: the deadlines of a bundle may be below a signer's attempt and a commit's hedge."""
+    strict = tmp_path / "policies"
+    shutil.copytree(policies, strict)
+    (strict / "holdfast.yaml").write_text("version: 1\nlimits: {signing_ms: 200, audit_ms: 200}\n")
+    with running(tmp_path / "data", strict) as (_, url):
+        assert get(f"{url}/livez").status_code == 200
