@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
     from services.decision.finding import BundleInvalid
 
+#: Libraries that log whole addresses: of every request, as information; of what it cannot read, as an error.
+_QUIETER: Final = {"httpx2": logging.WARNING, "apprise": logging.CRITICAL}
+
 
 _log = logging.getLogger(__name__)
 _END_S: Final = 10
@@ -41,8 +44,13 @@ def end_with(task: asyncio.Task[None]) -> None:
 
 
 def configure_logging() -> None:
-    """Log to standard error, a line each."""
+    """Log to standard error, a line each.
+
+    INVARIANT: no address that is called is logged: that of a notification channel may be a secret.
+    """
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    for library, level in _QUIETER.items():
+        logging.getLogger(library).setLevel(level)
 
 
 def read_settings(**given: str) -> Settings | None:
