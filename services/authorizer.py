@@ -338,8 +338,8 @@ class Authorizer:
             return opening(ask, judgement, recorded, claims=stored, jti=claims.jti)
 
         # 4. Record. Chained now, durable when `settled` returns. What nobody would wait for is not even chained.
-        if (code := self._blocked(judgement)) is not None:
-            return await self._not_released(ask, judgement, code, "a boundary is open", claiming)
+        if (blocked := self._blocked(judgement)) is not None:
+            return await self._not_released(ask, judgement, blocked.reason_code, blocked.detail, claiming)
         try:
             pending = self._recorder.append(
                 Entry(
@@ -388,13 +388,13 @@ class Authorizer:
         self._mint.released(claims.txn)
         return token
 
-    def _blocked(self, judgement: Judgement) -> ReasonCode | None:
-        audit = self._boundaries.audit
+    def _blocked(self, judgement: Judgement) -> BoundaryUnavailable | None:
+        audit, token = self._boundaries.audit, self._boundaries.token
         # The journal is the log while PostgreSQL is away.
         on_journal = judgement.may_rest_on_journal and audit.state.state is not State.FORCED_OPEN
         if not (audit.is_closed or on_journal):
-            return ReasonCode.AUDIT_UNAVAILABLE
-        return None if self._boundaries.token.is_closed else ReasonCode.SIGNING_UNAVAILABLE
+            return audit.refusal()
+        return None if token.is_closed else token.refusal()
 
     async def _settle(self, pending: Pending, judgement: Judgement) -> Settled | BoundaryUnavailable:
         rests_on_journal = judgement.may_rest_on_journal

@@ -124,9 +124,13 @@ class Boundary:
         permit = self._breaker.admit(self._clock.monotonic())
         self._publish()
         if permit is None and not though_open:
-            self._refused += 1
-            raise BoundaryUnavailable(self._reason_code, self._open_cause, f"the {self.name} boundary is open")
+            raise self.refusal()
         return await self._under(permit, attempt, proves)
+
+    def refusal(self) -> BoundaryUnavailable:
+        """Count a call that is not made because the boundary is open, and return what it would have raised."""
+        self._refused += 1
+        return BoundaryUnavailable(self._reason_code, self._open_cause, f"the {self.name} boundary is open")
 
     async def probe(self, canary: Callable[[], Awaitable[T]], *, proves: Callable[[T], None]) -> bool:
         """Send one canary if the breaker wants one. Returns whether it was sent."""

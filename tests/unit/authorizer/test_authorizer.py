@@ -394,3 +394,15 @@ async def test_a_hint_moves_an_intent_inside_its_lane_by_the_queues_own_rule(wor
 
     row = world.recorder.entries("decision")[0].effect.queue
     assert (row.enqueued_at - row.rank_at).total_seconds() == head_start_s
+
+
+@pytest.mark.parametrize("name", ["token", "audit"])
+async def test_whoever_is_told_of_an_open_boundary_is_told_how_many_intents_it_refused(world, name):
+    """Before a token is signed or its record waited for, an open boundary is found out without a call."""
+    boundary = getattr(world.boundaries, name)
+    boundary.force_open("a test")
+
+    for _ in range(3):
+        assert (await world.submit(world.refund())).token is None
+
+    assert boundary.refused == 3
