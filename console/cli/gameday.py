@@ -5,12 +5,13 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import signal
 import sys
 import tempfile
 import time
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from rich.console import Console
 from rich.markup import escape
@@ -32,6 +33,9 @@ if TYPE_CHECKING:
 
     from console.cli.subparsers import Subparsers
     from console.gameday.play import Result
+
+#: What a shell says of a command that SIGTERM ended.
+_TERMINATED: Final = 128 + signal.SIGTERM
 
 
 def register(subparsers: Subparsers) -> None:
@@ -61,7 +65,12 @@ def run(arguments: argparse.Namespace) -> int:
     """Play and judge. Raises: CommandFailed."""
     console = Console(highlight=False, file=sys.stderr if arguments.json else sys.stdout)
     started = time.monotonic()
-    results, bundle = asyncio.run(_play(arguments, console))
+    if arguments.junit is not None:
+        _writable(arguments.junit)
+    try:
+        results, bundle = asyncio.run(_played(arguments, console))
+    except asyncio.CancelledError:
+        return _TERMINATED
     failed = [result for result in results if result.verdict is Verdict.FAIL]
     if arguments.junit is not None:
         try:
@@ -78,6 +87,22 @@ def run(arguments: argparse.Namespace) -> int:
     return 1 if failed or not results else 0
 
 
+def _writable(path: Path) -> None:
+    """Find out before two minutes of play, not after, and leave what is there. Raises: CommandFailed."""
+    try:
+        with path.open("ab"):
+            pass
+    except OSError as error:
+        raise CommandFailed(f"cannot write `{path}`: {error.strerror}") from error
+
+
+async def _played(arguments: argparse.Namespace, console: Console) -> tuple[list[Result], str]:
+    """Play so that being told to end leaves as little behind as the end itself."""
+    task = asyncio.ensure_future(_play(arguments, console))
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    return await task
+
+
 async def _play(arguments: argparse.Namespace, console: Console) -> tuple[list[Result], str]:
     files: Mapping[str, bytes]
     if arguments.policies is not None:
@@ -92,7 +117,7 @@ async def _play(arguments: argparse.Namespace, console: Console) -> tuple[list[R
             "the policies are not valid: " + "; ".join(str(found) for found in error.findings)
         ) from error
     samples = choose(bundle, policy, datetime.now(UTC))
-    if all(sample.held for sample in samples):
+    if not samples:
         raise CommandFailed("no agent of the bundle may do anything now, so nothing can be tried")
     for sample in samples:
         held = ", held for a human" if sample.held else ""

@@ -59,6 +59,10 @@ class Drill:
             return None
         return self.held if sample.held else self.allowed
 
+    def concerns(self, samples: Sequence[Sample]) -> bool:
+        """Return whether this fault changes what any of the samples is told."""
+        return any(self.expected(sample) not in {None, _HELD} for sample in samples)
+
 
 def _waits(*codes: str, may_open: bool = False) -> Expected:
     return Expected(

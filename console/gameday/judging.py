@@ -77,8 +77,8 @@ def judge(
 
 
 def waits(body: Mapping[str, JSON]) -> bool:
-    """Return whether an intent must be decided later."""
-    return body.get("status") == Status.QUEUED
+    """Return whether an intent is undecided, and must be followed to its end."""
+    return body.get("status") in {Status.QUEUED, Status.HELD}
 
 
 def worst(verdicts: list[Verdict]) -> Verdict:

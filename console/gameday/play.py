@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import sys
 import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
@@ -89,9 +87,9 @@ async def _healthy(twin: Twin, samples: Sequence[Sample]) -> Result:
     result = Result(name="healthy", boundary="none", fault="none: what policy allows is granted and executed once")
     for sample in samples:
         result.asked += 1
-        answer = await twin.submit(sample)
+        answer = await _submit(twin, sample)
         if sample.held:
-            result.check(None if answer.body.get("status") == "held" else _told(sample, answer, "should be held"))
+            result.check(await _held(twin, sample, answer))
             continue
         result.check(None if answer.http_status == _OK else _told(sample, answer, "should be granted"))
         if answer.http_status == _OK:
@@ -102,14 +100,16 @@ async def _healthy(twin: Twin, samples: Sequence[Sample]) -> Result:
 async def _drilled(twin: Twin, samples: Sequence[Sample], drill: Drill, fail_modes: FailModes) -> Result:
     result = Result(name=drill.name, boundary=drill.boundary, fault=drill.fault)
     concerned = [sample for sample in samples if drill.expected(sample) is not None]
-    if not any(not sample.held for sample in concerned):
-        result.fault += " (skipped: no agent of the bundle is concerned)"
-        result.checks.append(Judged(verdict=Verdict.PASS, why="skipped: the bundle has no such agent"))
+    if not drill.concerns(samples):
+        result.fault += " (skipped: no intent of the bundle is concerned)"
+        result.checks.append(Judged(verdict=Verdict.PASS, why="skipped: the bundle has no such intent"))
         return result
     # 1. A token that is out already, from before.
     before = await _token(twin, samples)
     # 2. Trip, and ask for one of everything.
     waiting: Waiting = []
+    if any(sample.limited for sample in concerned):
+        await twin.forget_limits()
     async with drill.trip(twin, samples):
         tripped = time.monotonic()
         await _ask_at_once(twin, drill, concerned, fail_modes, result, waiting)
@@ -144,17 +144,16 @@ async def _ask(
         expected = drill.expected(sample)
         if expected is None:
             continue
-        answer = await twin.submit(sample)
+        answer = await _submit(twin, sample)
         result.asked += 1
         result.checks.append(judge(sample, answer.http_status, answer.body, expected, fail_modes))
-        if waits(answer.body):
-            waiting.append((sample, answer))
+        _keep(waiting, sample, answer)
 
 
 async def _ask_again(twin: Twin, concerned: Sequence[Sample], result: Result) -> None:
     for sample in concerned:
         if not sample.held:
-            answer = await twin.submit(sample)
+            answer = await _submit(twin, sample)
             result.check(None if answer.http_status == _OK else _told(sample, answer, "is not granted afterwards"))
 
 
@@ -172,16 +171,29 @@ async def _ask_at_once(
             result.check(None)
         else:
             result.checks.append(judge(sample, answer.http_status, answer.body, expected, fail_modes))
-        if waits(answer.body):
-            waiting.append((sample, answer))
+        _keep(waiting, sample, answer)
         return
+
+
+def _keep(waiting: Waiting, sample: Sample, answer: Answer) -> None:
+    """Note what waits, once: asked for again while it waits, an action is answered with the intent that waits."""
+    known = [earlier.body.get("intent_id") for _, earlier in waiting]
+    if waits(answer.body) and answer.body.get("intent_id") not in known:
+        waiting.append((sample, answer))
+
+
+async def _submit(twin: Twin, sample: Sample) -> Answer:
+    """Submit a sample as if its agent had asked for nothing before: a game day asks more than limits may allow."""
+    if sample.limited:
+        await twin.forget_limits()
+    return await twin.submit(sample)
 
 
 async def _token(twin: Twin, samples: Sequence[Sample]) -> tuple[Sample, JSON] | None:
     sample = next((sample for sample in samples if not sample.held), None)
     if sample is None:
         return None
-    answer = await twin.submit(sample)
+    answer = await _submit(twin, sample)
     return (sample, answer.body["token"]) if answer.http_status == _OK else None
 
 
@@ -189,17 +201,27 @@ async def _decided(twin: Twin, sample: Sample, intent_id: str) -> str | None:
     """Follow an intent to its decision; return what was wrong."""
     deadline = time.monotonic() + _DECIDE_S
     while (answer := await twin.look(sample, intent_id)).body.get("status") == "queued":
+        if sample.limited:
+            await twin.forget_limits()
         if time.monotonic() > deadline:
             return f"{sample.intent.action} still waits after {_DECIDE_S:.0f} s"
         await asyncio.sleep(_LOOK_S)
     if sample.held:
-        return None if answer.body.get("status") == "held" else _told(sample, answer, "should be held")
+        return await _held(twin, sample, answer)
     if answer.body.get("status") != "claimable":
         return _told(sample, answer, "should be claimable")
     claimed = await twin.claim(sample, intent_id)
     if claimed.http_status != _OK:
         return _told(sample, claimed, "could not be claimed")
     return await _executed_once(twin, sample, claimed)
+
+
+async def _held(twin: Twin, sample: Sample, answer: Answer) -> str | None:
+    """Check that a human is waited for, and wait no longer: while it waits, the same action is not asked anew."""
+    if answer.body.get("status") != "held":
+        return _told(sample, answer, "should be held")
+    cancelled = await twin.cancel(sample, str(answer.body["intent_id"]))
+    return None if cancelled.http_status == _OK else _told(sample, cancelled, "could not be cancelled")
 
 
 async def _executed_once(twin: Twin, sample: Sample, granted: Answer) -> str | None:
@@ -216,18 +238,7 @@ async def _log(twin: Twin) -> Result:
     receipts = list(twin.receipts)
     result.asked = len(receipts)
     for start in range(0, max(1, len(receipts)), _RECEIPTS_AT_ONCE):
-        command = [sys.executable, "-P", "-m", "console.cli.main", "audit", "verify", "--data-dir", str(twin.data_dir)]
-        for receipt in receipts[start : start + _RECEIPTS_AT_ONCE]:
-            command += ["--receipt", receipt]
-        verify = await asyncio.create_subprocess_exec(
-            *command,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.STDOUT,
-            env={name: value for name, value in os.environ.items() if not name.startswith("HOLDFAST_")},
-        )
-        said, _ = await verify.communicate()
-        lines = said.decode("utf-8", "replace").strip().splitlines()
-        result.check(None if verify.returncode == 0 else "; ".join(lines[-3:]) or "`audit verify` failed")
+        result.check(await twin.verify(receipts[start : start + _RECEIPTS_AT_ONCE]))
     return result
 
 

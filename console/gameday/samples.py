@@ -7,10 +7,11 @@ first, so that a boundary is never blamed for a rule's no.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from itertools import product
+from typing import TYPE_CHECKING, Final
 
 from holdfast.errors import InvalidIntent
-from holdfast.intent import Intent, Resource
+from holdfast.intent import RESOURCE_TYPE, Context, Intent, Resource
 
 from services.decision.catalog import (
     ArrayParameter,
@@ -22,6 +23,7 @@ from services.decision.catalog import (
     ObjectParameter,
     StringParameter,
 )
+from services.decision.pattern import matches
 from services.decision.policy import Classified, Request
 from services.decision.verdict import Allow, Hold
 
@@ -32,8 +34,12 @@ if TYPE_CHECKING:
     from holdfast.strict_json import JSON
 
     from services.decision.bundle import Bundle
-    from services.decision.catalog import Parameter
+    from services.decision.catalog import CatalogAction, Parameter
+    from services.decision.manifest import Manifest
     from services.decision.policy import Policy
+
+#: What stands wherever a name may be any.
+_NAME: Final = "gameday"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,13 +90,31 @@ def _from_tests(bundle: Bundle, policy: Policy, now: datetime) -> Iterator[Sampl
 
 def _from_catalogue(bundle: Bundle, policy: Policy, now: datetime) -> Iterator[Sample]:
     for name, action in sorted(bundle.catalog.actions.items()):
-        intent = Intent(
-            action=name.replace("*", "gameday"),
-            resource=Resource(type="gameday" if action.resource == "*" else action.resource, id="gameday"),
-            parameters={key: _value(kind) for key, kind in action.parameters.items() if kind.required},
-        )
-        for agent in sorted(bundle.manifests):
-            yield from _sample(bundle, policy, now, agent, intent, origin="the catalogue")
+        for agent, manifest in sorted(bundle.manifests.items()):
+            for resource, environment in product(_resources(action, manifest), (None, *_environments(manifest))):
+                intent = Intent(
+                    action=name.replace("*", _NAME),
+                    resource=resource,
+                    parameters={key: _value(kind) for key, kind in action.parameters.items() if kind.required},
+                    context=Context(environment=environment),
+                )
+                yield from _sample(bundle, policy, now, agent, intent, origin="the catalogue")
+
+
+def _environments(manifest: Manifest) -> tuple[str, ...]:
+    return manifest.spec.environments or ()
+
+
+def _resources(action: CatalogAction, manifest: Manifest) -> Iterator[Resource]:
+    """Return a resource of any name, and one of each pattern by which the manifest allows some."""
+    yield Resource(type=_NAME if action.resource == "*" else action.resource, id=_NAME)
+    for entry in manifest.entries() or ():
+        kind, _, name = entry.resource.partition("/")
+        if action.resource != "*" and matches(kind, action.resource):
+            kind = action.resource
+        kind, name = kind.replace("*", _NAME), name.replace("*", _NAME)
+        if name and RESOURCE_TYPE.fullmatch(kind):
+            yield Resource(type=kind, id=name)
 
 
 def _sample(
@@ -117,7 +141,7 @@ def _sample(
 def _value(kind: Parameter) -> JSON:
     match kind:
         case StringParameter():
-            return kind.enum[0] if kind.enum else "gameday"[: kind.max_length]
+            return kind.enum[0] if kind.enum else _NAME[: kind.max_length]
         case IntegerParameter():
             return kind.enum[0] if kind.enum else _least(kind)
         case BooleanParameter():

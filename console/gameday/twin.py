@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import itertools
 import json
@@ -14,6 +15,8 @@ from typing import TYPE_CHECKING, Final
 import asyncpg
 import httpx2
 from holdfast import strict_json
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
 
 from console.demo.processes import Running, signal_tree, started
 from console.demo.service import is_ready, tail, until_readiness_is, until_started, up_command
@@ -22,7 +25,7 @@ from console.runtime.state import Runtime
 from services.provision import open_provisioner
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator, Mapping
+    from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from holdfast.intent import Intent
@@ -36,6 +39,7 @@ KEPT_SETTINGS: Final = ("HOLDFAST_COMMIT_HEDGE_MS", "HOLDFAST_CLASSIFIER_MIN_CON
 _JOURNAL_BYTES: Final = 1 << 20
 _REQUEST_S: Final = 20.0
 _RECOVER_S: Final = 60.0
+_COUNTERS_S: Final = 0.5
 _LOCK_LOG: Final = "LOCK audit_records IN ACCESS EXCLUSIVE MODE"
 
 
@@ -75,6 +79,10 @@ class Twin:
     async def claim(self, sample: Sample, intent_id: str) -> Answer:
         """Claim a late allow."""
         return await self._ask("POST", f"/v1/intents/{intent_id}/claim", self.bootstrap["agents"][sample.agent])
+
+    async def cancel(self, sample: Sample, intent_id: str) -> Answer:
+        """End an intent that waits, as its agent."""
+        return await self._ask("DELETE", f"/v1/intents/{intent_id}", self.bootstrap["agents"][sample.agent])
 
     async def consume(self, sample: Sample, token: JSON) -> Answer:
         """Present a token as its executor: what comes before every execution."""
@@ -116,6 +124,33 @@ class Twin:
         if isinstance(receipt, dict):
             self.receipts[f"{receipt['stream']}:{receipt['seq']}:{receipt['hash']}"] = None
         return Answer(response.status_code, document)
+
+    async def forget_limits(self) -> None:
+        """Let the agents' limits start anew, where the counters can be reached."""
+        redis = Redis.from_url(
+            self._runtime().broker_url, socket_timeout=_COUNTERS_S, socket_connect_timeout=_COUNTERS_S
+        )
+        with contextlib.suppress(RedisError, OSError):
+            async with redis:
+                for kind in ("calls", "tokens:*", "charged:*"):
+                    found = [key async for key in redis.scan_iter(f"holdfast:{{*}}:{kind}")]
+                    if found:
+                        await redis.delete(*found)
+
+    async def verify(self, receipts: Sequence[str]) -> str | None:
+        """Let the auditor's command verify the log, and that it holds these receipts; return what it found wrong."""
+        command = [sys.executable, "-P", "-m", "console.cli.main", "audit", "verify", "--data-dir", str(self.data_dir)]
+        for receipt in receipts:
+            command += ["--receipt", receipt]
+        verify = await asyncio.create_subprocess_exec(
+            *command,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+            env={name: value for name, value in os.environ.items() if not name.startswith("HOLDFAST_")},
+        )
+        said, _ = await verify.communicate()
+        lines = said.decode("utf-8", "replace").strip().splitlines()
+        return None if verify.returncode == 0 else "; ".join(lines[-3:]) or "`audit verify` failed"
 
     # --- what is done to it ---------------------------------------------------------------------------------------
 

@@ -48,6 +48,30 @@ def test_what_no_agent_may_do_is_not_asked(tmp_path):
     assert {sample.impact for sample in chosen(directory)} <= {Impact.LOW, Impact.MEDIUM}
 
 
+def test_an_agent_is_asked_where_its_manifest_lets_it_act(tmp_path):
+    """In its own environments, and on the resources that it names."""
+    directory = write_bundle(tmp_path / "policies", max_per_agent=5)
+    for agent in (directory / "agents").iterdir():
+        agent.unlink()
+    (directory / "agents" / "alpha.yaml").write_text(
+        """
+apiVersion: holdfast.dev/v1
+kind: Agent
+metadata: {name: alpha}
+spec:
+  tools: ["note.*", doom.launch]
+  environments: [laboratory]
+  policies: [{effect: allow, resource: "*/bench-*", action: "*"}]
+"""
+    )
+
+    samples = chosen(directory)
+
+    assert samples
+    assert {sample.intent.context.environment for sample in samples} == {"laboratory"}
+    assert {sample.intent.resource.id for sample in samples} == {"bench-gameday"}
+
+
 def test_the_stand_in_for_a_classifier_says_what_the_catalogue_says():
     agreeing = Agreeing(read_bundle(read_directory(SHIPPED)))
 
