@@ -26,10 +26,12 @@ class Received:
 HANG = "hang"
 CLOSE = "close"
 ENDLESS = "endless"
+BROKEN = "broken"  # a 200 whose body breaks off
+SILENT = "silent"  # a 200 whose body never comes
 
 
 class HTTPReceiver:
-    """Answers what `script` says next: a status, (status, headers), HANG, CLOSE or ENDLESS; 204 when it is empty."""
+    """Answers what `script` says next: a status, (status, headers) or one of the words above; 204 when it is empty."""
 
     def __init__(self) -> None:
         self.received: list[Received] = []
@@ -82,6 +84,12 @@ class HTTPReceiver:
         if answer == HANG:
             await asyncio.sleep(3600)
         if answer == CLOSE:
+            return False
+        if answer in (BROKEN, SILENT):
+            writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 1000\r\n\r\nsome")
+            await writer.drain()
+            if answer == SILENT:
+                await asyncio.sleep(3600)
             return False
         if answer == ENDLESS:
             writer.write(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n")

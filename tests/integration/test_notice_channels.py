@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from cryptography.exceptions import InvalidSignature
-from fakes.receiver import CLOSE, ENDLESS, HANG, HTTPReceiver
+from fakes.receiver import BROKEN, CLOSE, ENDLESS, HANG, SILENT, HTTPReceiver
 from fakes.recording_entries import notice
 
 from console.cli.main import main
@@ -202,11 +202,31 @@ async def test_an_endless_answer_is_not_read_to_its_end(channel, server):
     assert isinstance(await hand_over(channel("webhook"), notice(), NOW), Taken)
 
 
+@pytest.mark.parametrize("answer", [BROKEN, SILENT])
+async def test_a_receiver_that_said_2xx_is_not_told_again_whatever_follows(channel, server, answer):
+    server.script.append(answer)
+    assert await hand_over(channel("slack"), notice(), NOW) == Taken(answer="HTTP 200")
+
+
 async def test_nobody_listens(channel, server):
     made = channel("webhook")
     await server.__aexit__()
     refused = await hand_over(made, notice(), NOW)
-    assert refused.retry is Retry.SOON
+    assert (refused.why, refused.retry) == ("no answer: nobody listens there", Retry.SOON)
+
+
+async def test_what_is_wrong_with_an_address_is_told_without_it(tmp_path):
+    async def speaks_plainly(reader, writer):
+        await reader.read(1)
+        writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+        writer.close()
+
+    async with await asyncio.start_server(speaks_plainly, "127.0.0.1", 0) as plain:
+        address = f"https://127.0.0.1:{plain.sockets[0].getsockname()[1]}/s3cret"
+        (channel,) = read(tmp_path, "channels: [{name: a, type: slack, url_env: A}]", A=address).channels
+        refused = await hand_over(channel, notice(), NOW)
+        await channel.receiver.close()
+    assert refused.why == "no answer: it does not speak TLS"
 
 
 # --- the command ------------------------------------------------------------------------------------------------------

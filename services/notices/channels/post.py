@@ -3,7 +3,7 @@
     2xx                  taken
     410                  the receiver is gone
     408, 425, 429, 5xx   the receiver's weather: again soon, or when `Retry-After` says
-    no answer            again soon
+    no answer            again soon. An answer is there with its status
     anything else        somebody has to change something: again, slowly. A redirect too: none is followed.
 
 The addresses come from the operator's own file, so a private one is as good as any; nothing an agent says leads here.
@@ -11,6 +11,10 @@ The addresses come from the operator's own file, so a private one is as good as 
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import socket
+import ssl
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Final
@@ -31,6 +35,16 @@ _GONE: Final = 410
 _WEATHER: Final = frozenset({408, 425, 429})
 _LOWEST_SERVER_ERROR: Final = 500
 _MAX_RETRY_AFTER_DIGITS: Final = 9
+#: What the body of an answer may take once its status is known.
+_BODY_S: Final = 1.0
+_NO_ANSWER: Final = (httpx2.HTTPError, httpx2.StreamError, httpx2.InvalidURL, OSError)
+#: The first that fits.
+_KINDS: Final[Mapping[type[BaseException], str]] = {
+    socket.gaierror: "its name is not known",
+    ConnectionRefusedError: "nobody listens there",
+    ssl.SSLCertVerificationError: "its certificate is not trusted",
+    ssl.SSLError: "it does not speak TLS",
+}
 
 
 class Post:
@@ -50,15 +64,9 @@ class Post:
         """Send the body and return when it was taken. Raises: Undelivered."""
         try:
             async with self._client.stream("POST", self._url, content=body, headers=headers) as response:
-                # The rest of a long answer is not waited for; it costs the connection.
-                read = 0
-                async for part in response.aiter_raw():
-                    read += len(part)
-                    if read > _ANSWER_BYTES:
-                        break
-        except (httpx2.HTTPError, httpx2.StreamError, httpx2.InvalidURL, OSError) as error:
-            # The kind alone: a message may quote the address.
-            raise Undelivered(f"no answer: {type(error).__name__}", Retry.SOON) from error
+                await _read_on(response)
+        except _NO_ANSWER as error:
+            raise Undelivered(f"no answer: {_kind(error)}", Retry.SOON) from error
         status = response.status_code
         if response.is_success:
             return Taken(answer=f"HTTP {status}")
@@ -74,6 +82,28 @@ class Post:
     async def close(self) -> None:
         """Close the connections."""
         await self._client.aclose()
+
+
+async def _read_on(response: httpx2.Response) -> None:
+    """Read a short body, so that the connection can serve again. The status is the answer, whatever the body does."""
+    read = 0
+    with contextlib.suppress(*_NO_ANSWER):
+        async with asyncio.timeout(_BODY_S):
+            async for part in response.aiter_raw():
+                read += len(part)
+                if read > _ANSWER_BYTES:
+                    return
+
+
+def _kind(error: BaseException) -> str:
+    """Return what went wrong, as far as it can be said without a message: that may quote the address."""
+    cause: BaseException | None = error
+    while cause is not None:
+        for kind, words in _KINDS.items():
+            if isinstance(cause, kind):
+                return words
+        cause = cause.__cause__ or cause.__context__
+    return type(error).__name__
 
 
 def retry_after_s(header: str | None, now: datetime) -> float | None:
