@@ -85,7 +85,15 @@ class Notifying:
             notifications.channels, outbox, origin=instance, clock=clock, jitter=secrets.SystemRandom().random
         )
         self._board = Noticeboard(lane, self._sender, clock=clock, ids=ids, origin=instance)
-        self._watch = IncidentWatch(notifications.incidents, self._board, outbox, origin=instance, clock=clock, ids=ids)
+        self._watch = IncidentWatch(
+            notifications.incidents,
+            self._board,
+            outbox,
+            origin=instance,
+            in_journal=lambda: lane.in_journal,
+            clock=clock,
+            ids=ids,
+        )
         lane.on_notices = self._sender.noticed
         self._sender.on_dead = self._board.receiver_is_dead
         self._sender.on_result = self._count

@@ -11,7 +11,7 @@ from services.notices.notice import ID_PREFIX, Kind, Notice, Severity
 from services.ports import StoreUnreachable
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from services.boundary import Boundary
     from services.notices.incident import Incident, IncidentSettings
@@ -33,15 +33,27 @@ _STATES: Final = {
 
 
 class IncidentWatch:
-    """The incidents of one process's boundaries. A breaker is a process's own, so an incident names the instance."""
+    """The incidents of one process's boundaries. A breaker is a process's own, so an incident names the instance.
+
+    `in_journal` says whether records of this instance have not reached the store yet.
+    """
 
     def __init__(
-        self, settings: IncidentSettings, notices: Notices, outbox: Outbox, *, origin: str, clock: Clock, ids: Ids
+        self,
+        settings: IncidentSettings,
+        notices: Notices,
+        outbox: Outbox,
+        *,
+        origin: str,
+        in_journal: Callable[[], bool],
+        clock: Clock,
+        ids: Ids,
     ) -> None:
         self._settings = settings
         self._notices = notices
         self._outbox = outbox
         self._origin = origin
+        self._in_journal = in_journal
         self._clock = clock
         self._ids = ids
         self._boundaries: dict[str, Boundary] = {}
@@ -71,7 +83,12 @@ class IncidentWatch:
             await asyncio.sleep(_LOOK_S)
 
     async def _take_over(self) -> bool:
-        """Go on with what an earlier process of this instance left open, once the store can say what that is."""
+        """Go on with what an earlier process of this instance left open, once the store can say what that is.
+
+        It cannot while what that process opened waits in the journal.
+        """
+        if self._in_journal():
+            return False
         try:
             left = await self._outbox.unresolved(self._origin)
         except StoreUnreachable:

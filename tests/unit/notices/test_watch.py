@@ -23,8 +23,15 @@ class Post:
 
     def __init__(self) -> None:
         self.clock, self.outbox, self.published = FakeClock(), MemoryOutbox(), []
+        self.in_journal = False
         self.watch = IncidentWatch(
-            IncidentSettings(), self, self.outbox, origin="api", clock=self.clock, ids=SystemIds()
+            IncidentSettings(),
+            self,
+            self.outbox,
+            origin="api",
+            in_journal=lambda: self.in_journal,
+            clock=self.clock,
+            ids=SystemIds(),
         )
         self.boundary = Boundary(
             "evaluation",
@@ -120,15 +127,41 @@ async def test_what_an_earlier_process_left_open_is_resolved_once_the_store_can_
     post.outbox.put(left, "api")
     post.outbox.put(replace(notice(2), dedupe_key="incident:worker:evaluation:inc_old"), "worker")
     post.outbox.up = not away_first
+    async with running(post):
+        await asyncio.sleep(0.05)
+        post.outbox.up = True
+        ended = await told(post)
+    assert (ended.kind, ended.dedupe_key) == (Kind.INCIDENT_RESOLVED, left.dedupe_key)
+
+
+async def test_what_an_earlier_process_opened_in_an_outage_is_resolved_once_its_journal_is_stored():
+    """The store answers before it has what that process recorded in the outage."""
+    post = Post()
+    post.in_journal = True
+    async with running(post):
+        await asyncio.sleep(0.05)
+        left = replace(notice(), dedupe_key="incident:api:evaluation:inc_old")
+        post.outbox.put(left, "api")
+        post.in_journal = False
+        ended = await told(post)
+    assert (ended.kind, ended.dedupe_key) == (Kind.INCIDENT_RESOLVED, left.dedupe_key)
+
+
+@contextlib.asynccontextmanager
+async def running(post):
     task = asyncio.create_task(post.watch.run())
-    await asyncio.sleep(0.05)
-    post.outbox.up = True
+    try:
+        yield
+    finally:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+
+
+async def told(post):
     async with asyncio.timeout(10):
         while not post.published:
             post.clock.time += 61
             await asyncio.sleep(0.02)
-    task.cancel()
-    with contextlib.suppress(asyncio.CancelledError):
-        await task
-    (ended,) = post.published
-    assert (ended.kind, ended.dedupe_key) == (Kind.INCIDENT_RESOLVED, left.dedupe_key)
+    (only,) = post.published
+    return only
