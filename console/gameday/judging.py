@@ -27,6 +27,7 @@ class Verdict(StrEnum):
 
     PASS = "pass"  # noqa: S105 - not a secret
     OPEN = "open by configuration"
+    SKIPPED = "skipped"
     FAIL = "fail"
 
 
@@ -82,8 +83,8 @@ def waits(body: Mapping[str, JSON]) -> bool:
 
 
 def worst(verdicts: list[Verdict]) -> Verdict:
-    """Return what several checks come to: fail before open before pass. Nothing checked has failed."""
-    for verdict in (Verdict.FAIL, Verdict.OPEN):
+    """Return what several checks come to: what held least. Nothing checked has failed."""
+    for verdict in (Verdict.FAIL, Verdict.OPEN, Verdict.SKIPPED):
         if verdict in verdicts:
             return verdict
     return Verdict.PASS if verdicts else Verdict.FAIL

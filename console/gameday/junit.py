@@ -21,7 +21,7 @@ def junit(results: Sequence[Result], *, bundle: str) -> bytes:
         tests=str(len(results)),
         failures=str(sum(result.verdict is Verdict.FAIL for result in results)),
         errors="0",
-        skipped="0",
+        skipped=str(sum(result.verdict is Verdict.SKIPPED for result in results)),
     )
     properties = ET.SubElement(suite, "properties")
     ET.SubElement(properties, "property", name="bundle", value=bundle)
@@ -36,6 +36,8 @@ def junit(results: Sequence[Result], *, bundle: str) -> bytes:
         if result.verdict is Verdict.FAIL:
             failure = ET.SubElement(case, "failure", message=_plain("; ".join(result.why()) or "nothing was checked"))
             failure.text = failure.get("message")
+        elif result.verdict is Verdict.SKIPPED:
+            ET.SubElement(case, "skipped", message=_plain("; ".join(result.why())))
         elif result.why():
             ET.SubElement(case, "system-out").text = _plain("; ".join([result.verdict.value, *result.why()]))
     document: bytes = ET.tostring(suite, encoding="utf-8", xml_declaration=True)

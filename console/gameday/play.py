@@ -101,8 +101,7 @@ async def _drilled(twin: Twin, samples: Sequence[Sample], drill: Drill, fail_mod
     result = Result(name=drill.name, boundary=drill.boundary, fault=drill.fault)
     concerned = [sample for sample in samples if drill.expected(sample) is not None]
     if not drill.concerns(samples):
-        result.fault += " (skipped: no intent of the bundle is concerned)"
-        result.checks.append(Judged(verdict=Verdict.PASS, why="skipped: the bundle has no such intent"))
+        result.checks.append(Judged(verdict=Verdict.SKIPPED, why="no intent of the bundle can show it"))
         return result
     # 1. A token that is out already, from before.
     before = await _token(twin, samples)

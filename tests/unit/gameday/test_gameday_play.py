@@ -111,6 +111,11 @@ async def test_what_a_human_must_look_at_is_asked_for_anew_in_each_drill():
     assert set((await played(Twin(), replace(SAMPLE, held=True))).values()) == {Verdict.PASS}
 
 
+async def test_a_drill_that_can_show_nothing_is_skipped():
+    results = await play(Twin(), [SAMPLE], [BY_NAME["evaluation-limits"]], FailModes(), lambda _: None)
+    assert [result.verdict for result in results] == [Verdict.PASS, Verdict.SKIPPED, Verdict.PASS]
+
+
 def test_a_drill_is_skipped_where_a_human_is_asked_before_the_fault_can_be_met():
     held = replace(SAMPLE, held=True)
     assert BY_NAME["token"].concerns([SAMPLE, held])
