@@ -225,6 +225,7 @@ class Authorizer:
         """Classify, score and evaluate. Never raises for a boundary: what could not be decided is a verdict.
 
         With `approved` the approvals of operators may stand in for an evaluation that a dependency prevents.
+        Raises: IdempotencyKeyRequired where a submission without a key could else use an opening.
         """
         at = self._clock.now()  # read once: every rule of this decision sees the same time
         intent = ask.intent
@@ -283,6 +284,8 @@ class Authorizer:
         # What is asked now may have a way opened in advance; what waits can wait, unless people answer for it.
         if request is None or (drained and not approved):
             return judgement
+        if not drained:
+            self._require_key(ask, judgement)  # before a use is counted
         key = ask.idempotency_key
         way = self._approved.judge(judgement, request) if drained else self._openings.judge(judgement, request, key)
         return await way

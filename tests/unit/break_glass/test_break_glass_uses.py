@@ -12,6 +12,7 @@ from holdfast.reasons import Cause, Mode, ReasonCode, Status
 from holdfast.token import verify_signature
 from world import BUNDLE, START, Fault
 
+from services.authorizer import IdempotencyKeyRequired
 from services.decision.orders import Order, OrderKind, Orders
 from services.notices.notice import Kind
 
@@ -159,6 +160,17 @@ async def test_no_more_pass_than_the_cap():
     await world.activated()
     modes = [(await world.submit(world.refund(), key=f"key-{n}")).mode for n in range(4)]
     assert modes == [Mode.BREAK_GLASS] * 2 + [Mode.NORMAL] * 2
+
+
+async def test_a_request_that_is_refused_for_want_of_a_key_costs_no_use():
+    """Else an agent could use an activation up in an outage, and get nothing for it."""
+    world = GlassWorld()
+    activation = await world.activated()
+
+    with pytest.raises(IdempotencyKeyRequired):
+        await world.submit(world.refund(), key=None)
+
+    assert world.glass.used(activation) == 0
 
 
 @pytest.mark.parametrize("scope", ["all", "agent:support", "category:finance.refund", "executor:payments-api"])
