@@ -54,6 +54,10 @@ class BreakGlassLedger(BreakGlassUses, Protocol):
         """Return the reviews that are open, the first due first, as last heard."""
         ...
 
+    async def look(self) -> None:
+        """Hear of the store what it says now. Raises: StoreUnreachable."""
+        ...
+
     async def note(self, activation: Order) -> None:
         """Take an activation in its newest state. In the file when this returns, if it can be."""
         ...

@@ -8,6 +8,7 @@ docs/break-glass.md.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import TYPE_CHECKING
@@ -20,7 +21,7 @@ from services.decision.orders import Order, OrderKind
 from services.notices.notice import ID_PREFIX, Kind
 from services.opening_notices import of_activation
 from services.order_effects import ConfirmOrder, EndOrder, PutOrder
-from services.ports import Entry
+from services.ports import Entry, StoreUnreachable
 from services.settling import kept
 from services.submissions import Problem
 
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
     from services.activations import BreakGlassLedger
     from services.boundary import Boundary
+    from services.decision.review import OpenReview
     from services.decision.settings import BreakGlass as Rule
     from services.ports import Clock, Effect, Ids, OrderLedger, PolicySource, Recorder, Settled
 
@@ -98,7 +100,7 @@ class BreakGlass:
             raise Problem(400, ReasonCode.REQUEST_MALFORMED, detail)
         async with self._changing:
             now = self._clock.now()
-            self._nothing_overdue(now)
+            await self._nothing_overdue(now)
             earlier = break_glass.people_before(self.activations(), rule, now=now)
             # Whoever renews needs somebody who was not behind it before, where the policy asks for one person, too.
             people = max(rule.people, 2 if by in earlier else 1)
@@ -136,7 +138,7 @@ class BreakGlass:
         """
         async with self._changing:
             now = self._clock.now()
-            self._nothing_overdue(now)
+            await self._nothing_overdue(now)
             order = self._pending(activation_id, now)
             if by == order.issued_by:
                 raise Problem(403, ReasonCode.FORBIDDEN, "somebody else than who asked for it must confirm it")
@@ -201,14 +203,20 @@ class BreakGlass:
             raise Problem(404, ReasonCode.NOT_FOUND, "the active policies have no break-glass of this name")
         return rule
 
-    def _nothing_overdue(self, now: datetime) -> None:
+    async def _nothing_overdue(self, now: datetime) -> None:
         if not self._ledger.are_known():
             detail = "it is not known whether reviews are overdue; ask a replica that knows"
             raise Problem(503, ReasonCode.SERVICE_UNAVAILABLE, detail, retry_after_s=2)
-        overdue = [review for review in self._ledger.open_reviews() if review.is_overdue(now)]
+        if self._overdue(now):
+            with contextlib.suppress(StoreUnreachable):
+                await self._ledger.look()  # somebody may have closed it a moment ago
+        overdue = self._overdue(now)
         if overdue:
             detail = f"{len(overdue)} reviews of earlier uses are overdue, the first is {overdue[0].review_id}"
             raise Problem(403, ReasonCode.FORBIDDEN, f"{detail}; they must be closed first")
+
+    def _overdue(self, now: datetime) -> list[OpenReview]:
+        return [review for review in self._ledger.open_reviews() if review.is_overdue(now)]
 
     def _standing(self, activation_id: str) -> Order:
         order = self.activation(activation_id)

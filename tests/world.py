@@ -331,10 +331,16 @@ class FakeGlass:
         self.known = True
         self.activations: dict[str, Order] = {}
         self.reviews: list[OpenReview] = []
+        self.closed: set[str] = set()  # reviews that were closed, and nobody has heard of it here
         self.taken: dict[str, str] = {}
 
     def are_known(self) -> bool:
         return self.known
+
+    async def look(self) -> None:
+        if self.away:
+            raise StoreUnreachable("away")
+        self.reviews = [review for review in self.reviews if review.review_id not in self.closed]
 
     def recent(self) -> list[Order]:
         return list(self.activations.values())

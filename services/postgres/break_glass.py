@@ -95,6 +95,7 @@ class BreakGlassBook:
         self._local: dict[str, tuple[Order, float]] = {}
         self._taken: dict[str, tuple[_Taken, float]] = {}
         self._writing = asyncio.Lock()
+        self._looking = asyncio.Lock()  # of two looks that overlap, the older would have the last word
 
     # --- the ledger -----------------------------------------------------------------------------------------------
 
@@ -186,7 +187,11 @@ class BreakGlassBook:
                 await self.look()
 
     async def look(self) -> None:
-        """Look at the store once. Raises: StoreUnreachable."""
+        """Hear of the store what it says now. Raises: StoreUnreachable."""
+        async with self._looking:
+            await self._look()
+
+    async def _look(self) -> None:
         asked_at, complete = self._clock.monotonic(), not self._in_journal()
         async with self._pool.connection() as connection:
             # First which of ours are rows, then how many rows there are: one that comes between counts twice for a

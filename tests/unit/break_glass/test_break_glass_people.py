@@ -183,6 +183,18 @@ async def test_nothing_is_activated_while_a_review_is_overdue():
     assert (await problem(world.desk.confirm(asked.order_id, by="bob")))[0] == 403
 
 
+@pytest.mark.parametrize("away", [False, True])
+async def test_a_review_that_was_closed_a_moment_ago_is_in_nobodys_way_once_the_store_says_so(away):
+    world = GlassWorld()
+    world.glass.reviews = [OpenReview(review_id="rev_1", activation="brk_1", due_at=START)]
+    world.glass.closed, world.glass.away = {"rev_1"}, away
+
+    if away:
+        assert (await problem(world.activate(SOLO)))[0] == 403
+    else:
+        assert (await world.activate(SOLO)).activation.in_force_at is not None
+
+
 async def test_where_it_is_not_known_whether_one_is_overdue_nothing_is_activated():
     world = GlassWorld()
     world.glass.known = False
