@@ -36,7 +36,7 @@ class Drill:
 
     `trip` breaks it and mends it. `allowed` and `held` are what intents must be told that policy would allow, or have
     a human look at; None where the fault does not concern them. `at_first` is what may be told besides, until
-    readiness has noticed. `tokens_die` says that an executor must be refused,
+    the boundary is open. `tokens_die` says that an executor must be refused,
     with a token that is out. `asks_again` says that nothing waits and the agent has to ask again. `afterwards` runs
     while intents wait, and returns what was wrong.
     """

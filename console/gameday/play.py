@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
 from console.gameday.judging import Judged, Verdict, judge, waits, worst
@@ -114,7 +114,7 @@ async def _drilled(twin: Twin, samples: Sequence[Sample], drill: Drill, fail_mod
         await _ask_at_once(twin, drill, concerned, fail_modes, result, waiting)
         result.detected_s = round(time.monotonic() - tripped, 2)
         if drill.at_first:
-            await twin.until_ready(ready=False)
+            await twin.until_open(drill.boundary)
         await _ask(twin, drill, concerned, fail_modes, result, waiting)
         # 3. Nothing is executed either, where the executor's own check needs what is broken.
         if drill.tokens_die and before is not None:
@@ -164,7 +164,11 @@ async def _ask_at_once(
         expected = drill.expected(sample)
         if sample.held or expected is None:
             continue
-        answer = await twin.submit(sample)
+        intent = sample.intent
+        if drill.at_first:
+            # Nothing that waits for another reason: asked again, its action would be answered with what waits.
+            intent, expected = replace(intent, queue=False), replace(expected, statuses=frozenset({"unqueued"}))
+        answer = await twin.submit(sample, intent=intent)
         result.asked += 1
         if answer.body.get("reason_code") in drill.at_first and answer.body.get("token") is None:
             result.check(None)

@@ -9,6 +9,7 @@ import json
 import os
 import signal
 import sys
+import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
@@ -22,6 +23,7 @@ from console.demo.processes import Running, signal_tree, started
 from console.demo.service import is_ready, tail, until_readiness_is, until_started, up_command
 from console.runtime.failure import CommandFailed
 from console.runtime.state import Runtime
+from services.breaker import State
 from services.provision import open_provisioner
 
 if TYPE_CHECKING:
@@ -39,6 +41,7 @@ KEPT_SETTINGS: Final = ("HOLDFAST_COMMIT_HEDGE_MS", "HOLDFAST_CLASSIFIER_MIN_CON
 _JOURNAL_BYTES: Final = 1 << 20
 _REQUEST_S: Final = 20.0
 _RECOVER_S: Final = 60.0
+_LOOK_S: Final = 0.1
 _COUNTERS_S: Final = 0.5
 _LOCK_LOG: Final = "LOCK audit_records IN ACCESS EXCLUSIVE MODE"
 
@@ -184,6 +187,25 @@ class Twin:
     async def until_ready(self, *, ready: bool = True) -> None:
         """Wait for readiness, or for its end. Raises: CommandFailed."""
         await until_readiness_is(self.http, self.base_url, ready=ready, limit_s=_RECOVER_S)
+
+    async def until_open(self, boundary: str) -> None:
+        """Wait until a boundary admits nothing more. Raises: CommandFailed."""
+        deadline = time.monotonic() + _RECOVER_S
+        while await self._is_closed(boundary):
+            if time.monotonic() > deadline:
+                raise CommandFailed(f"the {boundary} boundary did not open within {_RECOVER_S:.0f} s")
+            await asyncio.sleep(_LOOK_S)
+
+    async def _is_closed(self, boundary: str) -> bool:
+        try:
+            document = strict_json.loads((await self.http.get(f"{self.base_url}/readyz")).content)
+        except httpx2.HTTPError as error:
+            raise CommandFailed(f"the twin did not answer /readyz: {type(error).__name__}") from error
+        match document:
+            case {"boundaries": {**states}} if boundary in states:
+                return states[boundary] == State.CLOSED
+            case _:
+                raise CommandFailed(f"the twin's /readyz does not name the {boundary} boundary")
 
     def _runtime(self) -> Runtime:
         return Runtime.read(self.data_dir / "runtime.json")

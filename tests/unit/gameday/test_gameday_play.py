@@ -35,7 +35,7 @@ class Twin:
 
     def __init__(self, *, calls_left=1_000) -> None:
         self.receipts = {"s:1:h": None}
-        self.broken = False
+        self.broken = self.noticed = False
         self.calls_left = self.limit = calls_left
         self.intents: dict[str, dict] = {}
         self.consumed: set[str] = set()
@@ -46,7 +46,9 @@ class Twin:
             return Answer(403 if undecided[0]["status"] == "held" else 503, undecided[0])
         body = {"intent_id": f"int_{len(self.intents)}", "receipt": {"stream": "s", "seq": 1, "hash": "h"}}
         if self.broken:
-            body |= WAITS
+            body |= WAITS if self.noticed else {**WAITS, "reason_code": "AUDIT_UNAVAILABLE"}
+            if not (intent or sample.intent).queue:
+                return Answer(503, {**body, "status": "unqueued"})
         elif sample.limited and self.calls_left == 0:
             return Answer(429, {**body, "status": "denied", "reason_code": "RATE_LIMITED"})
         elif sample.held:
@@ -82,13 +84,24 @@ class Twin:
     async def verify(self, receipts):
         return None if list(receipts) == list(self.receipts) else "another log"
 
+    async def until_open(self, boundary):
+        assert boundary == "evaluation"
+        self.noticed = True
+
     async def until_ready(self, *, ready=True):
         assert ready is not self.broken
 
 
 @contextlib.asynccontextmanager
 async def breaking(twin, samples):
-    twin.broken = True
+    twin.broken = twin.noticed = True
+    yield
+    twin.broken = False
+
+
+@contextlib.asynccontextmanager
+async def breaking_unnoticed(twin, samples):
+    twin.broken, twin.noticed = True, False
     yield
     twin.broken = False
 
@@ -109,6 +122,13 @@ async def test_limits_that_a_gameday_would_reach_fail_nothing():
 
 async def test_what_a_human_must_look_at_is_asked_for_anew_in_each_drill():
     assert set((await played(Twin(), replace(SAMPLE, held=True))).values()) == {Verdict.PASS}
+
+
+async def test_the_drill_of_the_store_waits_until_its_own_boundary_is_open():
+    """Readiness ends with the record's boundary as well, and until the heartbeat is lost intents get as far as that."""
+    drill = replace(BY_NAME["evaluation-store"], trip=breaking_unnoticed, tokens_die=False)
+    results = await play(Twin(), [SAMPLE], [drill], FailModes(), lambda _: None)
+    assert [result.why() or result.verdict for result in results] == [Verdict.PASS] * 3
 
 
 async def test_a_drill_that_can_show_nothing_is_skipped():
