@@ -3,7 +3,8 @@
     1. claim     one due delivery at a time, leased; never one of an agent that has enough under way.
     2. where     the submission's `callback_url`, judged by the guard again: names change where they point.
     3. send      the envelope without a token, signed; one POST, bounded in time and in what is read.
-    4. settle    2xx ends it, and so does 410. Everything else is tried again, later and later, for about a day.
+    4. settle    2xx ends it; 410 ends all of its intent, those to come too. Else it is tried again, later and later,
+                 for about a day.
     5. give up   with a record in the log, and a notice to the operators.
 
 A receiver learns nothing here that its agent could not look up, and nothing here permits anything.
@@ -64,7 +65,10 @@ _DEATH_NOTICE_S: Final = 3600.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Delivery:
-    """One change of one intent that is owed to its receiver, as leased. `attempts` counts this one."""
+    """One change of one intent that is owed to its receiver, as leased. `attempts` counts this one.
+
+    `receiver_is_gone` when it answered an earlier one with 410: then nothing more is sent there.
+    """
 
     intent_id: str
     version: int
@@ -76,6 +80,7 @@ class Delivery:
     attempts: int
     epoch: int
     submission: bytes
+    receiver_is_gone: bool
 
     @property
     def message_id(self) -> str:
@@ -116,7 +121,7 @@ class Deliveries(Protocol):
         ...
 
     async def gone(self, intent_id: str) -> None:
-        """Forget every delivery of an intent whose receiver is gone."""
+        """Forget every delivery of an intent whose receiver is gone, those that come later too."""
         ...
 
     async def owed(self) -> tuple[int, float]:
@@ -237,7 +242,7 @@ class Webhooks:
 
     async def _attempt(self, delivery: Delivery) -> None:
         url = delivery.url()
-        if url is None:
+        if url is None or delivery.receiver_is_gone:
             await self._deliveries.done(delivery)
             return
         asked_s = None

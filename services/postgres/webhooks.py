@@ -27,14 +27,20 @@ UPDATE webhook_deliveries AS d
   FROM due JOIN intents AS i ON i.intent_id = due.intent_id
  WHERE d.intent_id = due.intent_id AND d.version = due.version
 RETURNING d.intent_id, d.version, d.agent, d.status, d.envelope, d.claim_by, d.created_at, d.attempts, d.epoch,
-          i.submission
+          i.submission,
+          EXISTS (SELECT FROM webhook_receivers_gone AS g WHERE g.intent_id = d.intent_id) AS receiver_is_gone
 """
 _POSTPONE: Final = """
 UPDATE webhook_deliveries SET due_at = now() + make_interval(secs => $4)
  WHERE intent_id = $1 AND version = $2 AND epoch = $3
 """
 _DONE: Final = "DELETE FROM webhook_deliveries WHERE intent_id = $1 AND version = $2 AND epoch = $3"
-_GONE: Final = "DELETE FROM webhook_deliveries WHERE intent_id = $1"
+_GONE: Final = """
+WITH gone AS (
+    INSERT INTO webhook_receivers_gone (intent_id) VALUES ($1) ON CONFLICT DO NOTHING
+)
+DELETE FROM webhook_deliveries WHERE intent_id = $1
+"""
 _OWED: Final = """
 SELECT count(*) AS count, coalesce(extract(epoch FROM now() - min(created_at)), 0)::float8 AS oldest_s
   FROM webhook_deliveries
@@ -73,6 +79,7 @@ class PostgresDeliveries:
             attempts=row["attempts"],
             epoch=row["epoch"],
             submission=bytes(row["submission"]),
+            receiver_is_gone=row["receiver_is_gone"],
         )
 
     async def postpone(self, delivery: Delivery, seconds: float) -> None:
@@ -86,7 +93,7 @@ class PostgresDeliveries:
             await connection.execute(_DONE, delivery.intent_id, delivery.version, delivery.epoch)
 
     async def gone(self, intent_id: str) -> None:
-        """Forget every delivery of an intent whose receiver is gone."""
+        """Forget every delivery of an intent whose receiver is gone, those that come later too."""
         async with self._pool.connection() as connection:
             await connection.execute(_GONE, intent_id)
 

@@ -146,6 +146,21 @@ async def test_a_receiver_that_is_gone_is_owed_nothing_of_that_intent_any_more(d
     assert (await deliveries.owed())[0] == 1
 
 
+async def test_a_change_after_the_receiver_said_that_it_is_gone_is_known_to_be_for_nobody(deliveries, write):
+    await write(waiting_intent("int_1", submission=CALLING))
+    await write(move_intent("int_1", status="held", reason_code="APPROVAL_REQUIRED", queue_state="held"))
+    held = await deliveries.claim(spared=())
+    await deliveries.gone("int_1")
+    await deliveries.gone("int_1")  # two workers may hear it
+    await write(move_intent("int_1", expect_version=2, status="denied", reason_code="POLICY_DENIED"))
+
+    denied = await deliveries.claim(spared=())
+
+    assert (held.receiver_is_gone, denied.receiver_is_gone) == (False, True)
+    await deliveries.done(denied)
+    assert (await deliveries.owed())[0] == 0
+
+
 async def test_keys_are_published_once_and_fade_when_nobody_signs_with_them(pool, admin):
     keys = PostgresWebhookKeys(pool)
     old, new = b"o" * 32, b"n" * 32

@@ -43,6 +43,7 @@ def delivery(**changes) -> Delivery:
         "attempts": 1,
         "epoch": 1,
         "submission": orjson.dumps(SUBMISSION),
+        "receiver_is_gone": False,
     }
     return Delivery(**(values | changes))
 
@@ -194,6 +195,14 @@ async def test_410_ends_every_delivery_of_the_intent_with_a_record(desk):
     assert desk.owed.gone_intents == ["int_1"]
     [entry] = desk.recorder.entries("webhook.gone")
     assert (entry.members["intent_id"], entry.members["attempts"]) == ("int_1", 1)
+
+
+async def test_a_receiver_that_is_gone_is_sent_no_later_change_of_its_intent(desk):
+    late = delivery(version=4, status="granted", receiver_is_gone=True)
+    await desk.webhooks.deliver(late)
+
+    assert desk.receiver.got == []
+    assert desk.owed.ended == [late]
 
 
 async def test_the_last_failure_gives_up_with_a_record(desk):
