@@ -170,6 +170,9 @@ class Upkeep:
             return
         if missed is None:
             self._boundaries.evaluation.dependency_is_back()
+            # Records rest on the same store. While they go to the journal, the lane knows better when it takes commits.
+            if not self._lane.in_journal:
+                self._boundaries.audit.dependency_is_back()
         else:
             self._boundaries.evaluation.dependency_missed(str(missed))
 
