@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
+from unicodedata import normalize
 
 from services.decision.catalog import Impact
 from services.decision.fail_open import DEPENDENCY_GONE
@@ -59,10 +60,20 @@ class Need:
 
 
 def asked_by(username: str, *, policy: Policy, agent: str, intent: Intent) -> bool:
-    """Return whether this is the person whose agent asks, or for whom it asks. Letter case makes no other person."""
-    name = username.casefold()
+    """Return whether this is the person whose agent asks, or for whom it asks.
+
+    Letter case, blanks around a name and wide or composed forms of its letters make no other person.
+    """
     asking = (policy.owner(agent), intent.context.on_behalf_of)
-    return any(who is not None and who.casefold().removeprefix(_USER) == name for who in asking)
+    return _person(username) in {_person(who) for who in asking if who is not None}
+
+
+def _person(name: str) -> str:
+    """Return a person's name as it is compared: without the prefix `user:`, however often it stands there."""
+    name = normalize("NFKC", normalize("NFKC", name).casefold()).strip()
+    while name.startswith(_USER):
+        name = name.removeprefix(_USER).strip()
+    return name
 
 
 def counting(

@@ -165,6 +165,13 @@ async def test_nobody_approves_what_their_own_agent_asked_for(desk):
     assert (await approve(desk, intent_id, "bob")).outcome.status is Status.CLAIMABLE
 
 
+@pytest.mark.parametrize("written", ["ALICE", " alice ", "user: Alice", "user:user:alice", "\uff41lice"])
+async def test_however_their_name_is_written_nobody_approves_what_is_asked_for_them(desk, written):
+    intent_id = await held(desk, context=Context(environment="production", on_behalf_of=written))
+
+    assert await refused(approve(desk, intent_id, "alice")) == (403, "FORBIDDEN")
+
+
 async def test_high_impact_is_approved_with_a_note(desk):
     intent_id = await held(desk)
 
