@@ -53,7 +53,7 @@ from services.judgement import (
 from services.minting import Mint
 from services.openings import Openings
 from services.outcome import Outcome, Place
-from services.ports import Entry, MoveIntent, QueueRow, RecordingFailed
+from services.ports import Entry, MoveIntent, QueueRow, RecordingFailed, StoreUnreachable
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -73,6 +73,7 @@ if TYPE_CHECKING:
         Evaluator,
         Ids,
         Pending,
+        Places,
         PolicySource,
         Recorder,
         Settled,
@@ -126,6 +127,7 @@ class Authorizer:
         approvals: Approvals,
         activity: Activity,
         waiting: Waiting,
+        places: Places,
         recorder: Recorder,
         signer: TokenSigner,
         boundaries: Boundaries,
@@ -139,6 +141,7 @@ class Authorizer:
         self._approved = ApprovedInOutage(approvals, orders, ids, instance=uses.instance)
         self._activity = activity
         self._waiting = waiting
+        self._places = places
         self._recorder = recorder
         self._mint = Mint(signer, boundaries.token)
         self._openings = Openings(orders, uses, clock, ids)
@@ -462,9 +465,11 @@ class Authorizer:
     async def _answer_no(self, ask: Ask, judgement: Judgement, *, over_jti: str | None = None) -> Outcome:
         """Record a denial or a hold, parked where it may wait, and answer it. A denial may rest on the journal."""
         judgement, status, row = self._parking(ask, judgement)
-        same = self._waiting.same(ask.agent, judgement.act_hash, instead_of=ask.instead_of)
-        if same is not None and row is not None and over_jti is None:
-            raise AlreadyKnown(judgement.act_hash, same)
+        full = reason_code_of(judgement) is ReasonCode.QUEUE_FULL
+        if over_jti is None and (full or row is not None):
+            same = self._waiting.same(ask.agent, judgement.act_hash, instead_of=ask.instead_of)
+            if same is not None or (full and await self._has_a_place(ask, judgement)):
+                raise AlreadyKnown(judgement.act_hash, same)
         outcome = outcome_of(ask, judgement, status=status, place=self._place(ask, row))
 
         def effect(receipt: Receipt) -> Effect:
@@ -590,6 +595,15 @@ class Authorizer:
             return replace(judgement, verdict=verdict), Status.DENIED, None
         row = queue_row(ask, judgement, state="held" if held else "waiting")
         return judgement, Status.HELD if held else Status.QUEUED, row
+
+    async def _has_a_place(self, ask: Ask, judgement: Judgement) -> bool:
+        """Return whether the action waits already: then it needs no room. A store known to be away is not asked."""
+        if not self._boundaries.audit.is_closed:
+            return False
+        try:
+            return await self._places.waiting_for(ask.agent, judgement.act_hash) is not None
+        except StoreUnreachable:
+            return False
 
     def _place(self, ask: Ask, row: QueueRow | None) -> Place | None:
         if row is None:

@@ -170,7 +170,7 @@ class Upkeep:
             return
         if missed is None:
             self._boundaries.evaluation.dependency_is_back()
-            # Records rest on the same store. While they go to the journal, the lane knows better when it takes commits.
+            # Records rest on it too; while they go to the journal, the lane knows better.
             if not self._lane.in_journal:
                 self._boundaries.audit.dependency_is_back()
         else:
@@ -354,7 +354,8 @@ async def _open_parts(
     lane.on_mode_change = upkeep.on_lane_mode
     heartbeat = Heartbeat(pool, on_beat=upkeep.on_beat)
     queue = QueueStore(pool.pool)
-    queued = PostgresQueued(pool, PostgresIntents(pool, queue))
+    intents = PostgresIntents(pool, queue)
+    queued = PostgresQueued(pool, intents)
     census = QueueCensus(queue, metrics)
     limits = ValkeyLimits(settings.broker_url)
     activity = SharedActivity(settings.broker_url, clock=clock, process=ids.new(f"{settings.instance}_"))
@@ -404,6 +405,7 @@ async def _open_parts(
         approvals=queued,
         activity=activity,
         waiting=census.bounds,
+        places=intents,
         recorder=lane,
         signer=signer,
         boundaries=boundaries,
@@ -446,7 +448,7 @@ async def _open_parts(
             hub=hub,
             deliveries=PostgresDeliveries(pool),
             webhook_keys=PostgresWebhookKeys(pool),
-            intents=PostgresIntents(pool, queue),
+            intents=intents,
             queued=queued,
             credentials=credentials,
             census=census,

@@ -487,7 +487,15 @@ class StoredIntent:
     revoked: bool
 
 
-class IntentStore(Protocol):
+class Places(Protocol):
+    """Who waits for an action. Raises: StoreUnreachable."""
+
+    async def waiting_for(self, agent: str, act_hash: str) -> StoredIntent | None:
+        """Return the agent's intent that waits, undecided and in time, for this action."""
+        ...
+
+
+class IntentStore(Places, Protocol):
     """Reads of stored intents. Raises: StoreUnreachable."""
 
     async def get(self, intent_id: str) -> StoredIntent | None:
@@ -496,10 +504,6 @@ class IntentStore(Protocol):
 
     async def by_key(self, agent: str, idempotency_key: str) -> StoredIntent | None:
         """Return the agent's intent with this key."""
-        ...
-
-    async def waiting_for(self, agent: str, act_hash: str) -> StoredIntent | None:
-        """Return the agent's intent that waits, undecided and in time, for this action."""
         ...
 
     async def position(self, intent_id: str) -> int | None:

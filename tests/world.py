@@ -446,11 +446,24 @@ class NoRoomLeft:
         return 1
 
 
+class FakePlaces:
+    """The Places port of a queue in which nobody waits."""
+
+    async def waiting_for(self, agent: str, act_hash: str) -> None:
+        return None
+
+
 class World:
     """Break one thing, then ask."""
 
     def __init__(
-        self, *, deadline_s: float = 0.02, bundle: dict[str, bytes] | None = None, activity=None, approvals=None
+        self,
+        *,
+        deadline_s: float = 0.02,
+        bundle: dict[str, bytes] | None = None,
+        activity=None,
+        approvals=None,
+        places=None,
     ) -> None:
         self.clock = FakeClock()
         self.ids = FakeIds()
@@ -495,6 +508,7 @@ class World:
             approvals=self.approvals,
             activity=RecentActivity() if activity is None else activity,
             waiting=self.waiting,
+            places=FakePlaces() if places is None else places,
             recorder=self.recorder,
             signer=self.signer,
             boundaries=self.boundaries,

@@ -68,6 +68,7 @@ class Process:
             approvals=self.queued,
             activity=world.authorizer._activity,
             waiting=world.waiting,
+            places=self.intents,
             recorder=self.lane,
             signer=world.signer,
             boundaries=world.boundaries,

@@ -17,7 +17,7 @@ from intent_queue.order import Lane
 from intent_queue.states import State
 from services.authorizer import AlreadyKnown, IdempotencyKeyRequired, MovedOn
 from services.draining import AuthorizingDecider
-from services.ports import MoveIntent, OpenIntent
+from services.ports import MoveIntent, OpenIntent, StoreUnreachable
 
 
 @pytest.fixture
@@ -212,6 +212,33 @@ async def test_a_full_queue_says_so(world):
     outcome = await world.submit(world.refund())
 
     assert (outcome.reason_code, outcome.status, outcome.http_status) == ("QUEUE_FULL", "denied", 503)
+
+
+class NobodyAnswers:
+    """The Places port of a store that is away."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    async def waiting_for(self, agent: str, act_hash: str) -> None:
+        self.asked += 1
+        raise StoreUnreachable("a test says so")
+
+
+@pytest.mark.parametrize(("known_to_be_away", "asked"), [(False, 1), (True, 0)])
+async def test_a_queue_is_full_too_where_nobody_can_tell_who_waits_and_a_store_known_to_be_away_is_not_asked(
+    known_to_be_away, asked
+):
+    places = NobodyAnswers()
+    world = World(places=places)
+    world.store.fault = Fault.DOWN
+    world.waiting.is_full = True
+    if known_to_be_away:
+        world.boundaries.audit.dependency_is_gone("a test says so")
+
+    outcome = await world.submit(world.refund())
+
+    assert (outcome.reason_code, outcome.status, places.asked) == ("QUEUE_FULL", "denied", asked)
 
 
 async def test_an_agent_that_does_not_want_to_wait_keeps_its_intent(world):

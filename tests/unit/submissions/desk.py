@@ -21,7 +21,7 @@ class Desk:
         self.recording = Recorder()
         self.store = MemoryIntents(self.recording.database)
         self.queued = MemoryQueued(self.store)
-        self.world = World(deadline_s=1.0, approvals=self.queued)
+        self.world = World(deadline_s=1.0, approvals=self.queued, places=self.store)
         self.world.waiting.remembers = True
         self.parked = 0
         self.lane = None

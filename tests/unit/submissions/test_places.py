@@ -50,6 +50,19 @@ async def test_the_same_action_again_is_answered_with_the_intent_that_waits(desk
     assert len(places(desk)) == 1
 
 
+async def test_what_waits_already_needs_no_room_in_a_full_queue(desk):
+    down(desk)
+    first = await desk.submit(desk.world.refund(), "a")
+    desk.world.waiting.is_full = True
+
+    again = await desk.submit(desk.world.refund(), "b")
+    another = await desk.submit(desk.world.refund(cents=1), "c")
+
+    assert (again.status, again.envelope["intent_id"]) == (503, first.envelope["intent_id"])
+    assert await desk.store.by_key("support", "b") is None
+    assert another.envelope["reason_code"] == "QUEUE_FULL"
+
+
 async def test_another_action_another_agent_and_an_ended_one_take_places_of_their_own(desk):
     down(desk)
     first = await desk.submit(desk.world.refund(), "a")
