@@ -165,12 +165,11 @@ class Upkeep:
     # --- signs of health ------------------------------------------------------------------------------------------
 
     def on_beat(self, missed: StoreUnreachable | None) -> None:
-        """Take one heartbeat of the store."""
+        """Take one heartbeat of the store. Records rest on it too, unless they go to the journal: the lane tells."""
         if self._boundaries is None:
             return
         if missed is None:
             self._boundaries.evaluation.dependency_is_back()
-            # Records rest on it too; while they go to the journal, the lane knows better.
             if not self._lane.in_journal:
                 self._boundaries.audit.dependency_is_back()
         else:
@@ -354,8 +353,7 @@ async def _open_parts(
     lane.on_mode_change = upkeep.on_lane_mode
     heartbeat = Heartbeat(pool, on_beat=upkeep.on_beat)
     queue = QueueStore(pool.pool)
-    intents = PostgresIntents(pool, queue)
-    queued = PostgresQueued(pool, intents)
+    queued = PostgresQueued(pool, intents := PostgresIntents(pool, queue))
     census = QueueCensus(queue, metrics)
     limits = ValkeyLimits(settings.broker_url)
     activity = SharedActivity(settings.broker_url, clock=clock, process=ids.new(f"{settings.instance}_"))

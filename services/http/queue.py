@@ -16,7 +16,7 @@ from starlette.routing import Route
 
 from intent_queue.item import Cursor, Filters
 from intent_queue.order import Lane
-from intent_queue.states import State
+from intent_queue.states import STORED, State
 from intent_queue.store import QueueUnavailable
 from services.credentials import MAY_PERMIT, MAY_STOP, Kind
 from services.decision.verdict import Allow, Deny, Hold, Unavailable
@@ -343,10 +343,9 @@ def _time(asked: dict[str, str], name: str) -> datetime | None:
 def _state(text: str | None) -> State | None:
     if text is None:
         return None
-    try:
-        return State(text)
-    except ValueError as error:
-        raise _malformed("`state` is not known") from error
+    if text not in STORED:
+        raise _malformed(f"`state` is one of {', '.join(state for state in State if state in STORED)}")
+    return State(text)
 
 
 def _lane(text: str) -> Lane:

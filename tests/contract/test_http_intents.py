@@ -212,7 +212,17 @@ def test_filters_narrow_the_list(service, waiting):
     "query",
     [
         *("limit=0", "limit=501", "limit=-1", "limit=", "limit=1.0", "limit=%D9%A3", "limit=" + "1" * 6000),
-        *("state=no", "lane=no", "lane=1", "agent=%00", "reason_code=%00", "unknown=1", "limit=1&limit=2"),
+        *(
+            "state=no",
+            "state=granted",
+            "state=",
+            "lane=no",
+            "lane=1",
+            "agent=%00",
+            "reason_code=%00",
+            "unknown=1",
+            "limit=1&limit=2",
+        ),
         *(
             "queued_before=no",
             "queued_before=2026-01-01T00:00:00",
