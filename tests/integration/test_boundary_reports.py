@@ -72,6 +72,18 @@ async def test_one_process_that_sees_a_boundary_open_stops_all(reports, replicas
     assert not replicas.live_slow()
 
 
+async def test_the_log_says_in_a_line_what_stops_the_drain_and_that_it_goes_on(reports, replicas, caplog):
+    caplog.set_level("INFO", logger="services.replicas")
+    await replicas.read()
+    await reports.put(said("api_1", "token"))
+    await replicas.read()
+    await reports.put(said("api_1"))
+    await replicas.read()
+
+    said_of_it = [record.getMessage() for record in caplog.records if record.name == "services.replicas"]
+    assert said_of_it[-2:] == ["the drain stops for: token (api_1)", "the drain may go on"]
+
+
 async def test_a_process_that_fell_silent_stops_nobody(reports, replicas, queue_pool):
     await reports.put(said("api_1", "token"))
     await queue_pool.execute("UPDATE boundary_reports SET reported_at = reported_at - interval '5 seconds'")
