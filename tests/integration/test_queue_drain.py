@@ -12,7 +12,7 @@ import pytest
 from queue_rows import OUTCOMES, Row, SqlDecider, Watch, entries, lapse_leases, make_due, outcomes, put, settle
 
 from intent_queue.drain import BATCH_PER_WINDOW, GRACE_S, SLOW_S, START_WITHIN_S, Drain, PoisonIntent, Postponed, Result
-from intent_queue.leader import Leader
+from intent_queue.leader import LOCK_KEY, Leader
 from intent_queue.pace import START, Pace
 from intent_queue.states import MAX_ATTEMPTS
 from intent_queue.store import LEASE_S, QueueStore, QueueUnavailable
@@ -478,6 +478,27 @@ async def test_a_leader_whose_connection_was_cut_has_lost_the_lock(queue_databas
             pass
 
         assert not await first.leads()
+
+
+async def test_a_leader_that_stands_still_is_followed_by_another_and_one_that_speaks_is_not(queue_database):
+    async with (
+        Leader(queue_database.dsn) as first,
+        Leader(queue_database.dsn, silent_s=0.0) as impatient,
+        Leader(queue_database.dsn, silent_s=3600.0) as patient,
+        Leader(queue_database.dsn, key=LOCK_KEY + 1) as elsewhere,
+    ):
+        assert await elsewhere.leads()
+        assert await first.leads()
+        assert not await patient.leads()
+        assert await first.leads()
+
+        assert not await impatient.leads()
+        async with asyncio.timeout(10):
+            while not await impatient.leads():
+                pass
+
+        assert not await first.leads()
+        assert await elsewhere.leads()
 
 
 async def test_a_leader_whose_connection_hangs_does_not_lead(queue_database):
