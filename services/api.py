@@ -40,7 +40,15 @@ from services.policy_keys import TrustedKeys
 from services.postgres.decisions import PostgresDecisions
 from services.postgres.reviews import PostgresReviews
 from services.postgres.roster import PostgresRoster
-from services.process import LOG_UNUSABLE, configure_logging, end_with, read_settings, refuse, refuse_log
+from services.process import (
+    LOG_UNUSABLE,
+    allow_connections,
+    configure_logging,
+    end_with,
+    read_settings,
+    refuse,
+    refuse_log,
+)
 from services.publishing import Publisher
 from services.reviewing import Reviewing
 from services.settings import guard_of
@@ -63,6 +71,7 @@ _GRACEFUL_S = 3
 def main(args: argparse.Namespace) -> int:
     """Run the API until told to stop. `args` has `host` and `port`, or `fd`, a listening socket it was handed."""
     configure_logging()
+    allow_connections()
     settings = read_settings()
     if settings is None:
         return 1

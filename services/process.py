@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import resource
 import signal
 import sys
 from typing import TYPE_CHECKING, Final
@@ -26,6 +27,8 @@ _QUIETER: Final = {"httpx2": logging.WARNING, "apprise": logging.CRITICAL}
 
 _log = logging.getLogger(__name__)
 _END_S: Final = 10
+#: What waits open at one process at most (docs/queue.md), and room for everything else.
+_OPEN_FILES: Final = 16_384
 
 #: Why a lane does not start: its journal is damaged, used by another process, on a disk that does not answer, or of
 #: another history than the database.
@@ -41,6 +44,20 @@ def end_with(task: asyncio.Task[None]) -> None:
     if not task.cancelled() and (error := task.exception()) is not None:
         _log.critical("the process ends, because a part of it failed", exc_info=error)
         signal.alarm(_END_S)
+
+
+def allow_connections() -> None:
+    """Raise this process's limit of open files as far as it needs and may.
+
+    The usual 1,024 are taken up by a thousand callers who wait, and then nobody else is answered.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = _OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, _OPEN_FILES)
+    if soft != resource.RLIM_INFINITY and soft < most:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+        soft = most
+    if soft != resource.RLIM_INFINITY and soft < _OPEN_FILES:
+        _log.warning("no more than %d files and connections may be open at once: raise the limit of open files", soft)
 
 
 def configure_logging() -> None:
