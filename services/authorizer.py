@@ -436,22 +436,26 @@ class Authorizer:
         judgement = closed(judgement, reason_code, at=self._clock.now())
         if claiming is None:
             return await self._answer_no(ask, judgement, over_jti=over_jti)
-        # A claim that failed leaves the intent as it stands: claimable, or granted with claims that can be signed
-        # again. Only the failure itself is recorded. Where the record of the grant is void, though, the grant may be
-        # stored all the same: then the intent goes back to wait, and its token is dead.
-        outcome = outcome_of(ask, judgement, status=Status.CLAIMABLE)
-        queued = outcome_of(ask, judgement, status=Status.QUEUED)
+        # Where nothing was granted, a claim that failed leaves the intent claimable, and only the failure is recorded.
+        # A grant that is stored, or may be, is taken back: the intent waits again, and its token is dead. It would
+        # otherwise be over with a token that nobody ever had.
         row = queue_row(ask, judgement, state="waiting")
+        # It was decided in time: it may wait for as long again as it could have been claimed.
+        again = timedelta(seconds=judgement.policy.settings.queue.claim_seconds)
+        row = replace(row, expires_at=max(row.expires_at, judgement.at + again))
+        place = Place(state="durable", lane=row.lane, position=None, expires_at=row.expires_at)
+        waits = outcome_of(ask, judgement, status=Status.QUEUED, place=place)
+        taken_back = over_jti is not None and reason_code is ReasonCode.SIGNING_UNAVAILABLE
+        outcome = waits if taken_back else outcome_of(ask, judgement, status=Status.CLAIMABLE)
 
         def effect(receipt: Receipt) -> Effect:
-            return opening(ask, judgement, replace(queued, receipt=receipt), queue=row, over_jti=over_jti)
+            return opening(ask, judgement, replace(waits, receipt=receipt), queue=row, over_jti=over_jti)
 
-        in_doubt = reason_code is ReasonCode.AUDIT_UNAVAILABLE and over_jti is not None
         entry = Entry(
             kind="claim_failed",
             at=judgement.at,
             members=log_members(ask, judgement, outcome, jti=over_jti),
-            effect=effect if in_doubt else None,
+            effect=effect if over_jti is not None else None,
             journal_may_release=True,
         )
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import datetime, timedelta
 
 import pytest
 from desk import Desk
@@ -360,6 +361,28 @@ async def test_a_claim_whose_commit_is_in_doubt_goes_back_to_wait_and_its_token_
     answer = await desk.submissions.claim("support", intent_id)
     claims = verify_signature(answer.envelope["token"], desk.world.signer.verify_keys())
     assert await desk.store.state(claims.iss, claims.txn, claims.jti) == "fresh"
+
+
+async def test_a_claim_whose_token_could_not_be_signed_goes_back_to_wait_however_late_it_is(desk):
+    """It would be over when the token that nobody had expired, though nothing was ever released."""
+    desk.world.signer.fault = Fault.DOWN
+    intent_id = (await desk.submit(desk.world.refund())).envelope["intent_id"]
+    desk.world.clock.advance(850)
+    await desk.make_claimable(intent_id)
+    desk.world.clock.advance(100)  # past the time to wait, within the time to claim
+
+    unsigned = await desk.submissions.claim("support", intent_id)
+
+    assert (unsigned.status, unsigned.envelope["reason_code"]) == (503, "SIGNING_UNAVAILABLE")
+    assert unsigned.envelope["status"] == "queued"
+    stored = await desk.store.get(intent_id)
+    assert (stored.status, stored.claims) == ("queued", None)
+    waits_until = datetime.fromisoformat(unsigned.envelope["queue"]["expires_at"])
+    assert waits_until - desk.world.clock.now() == timedelta(seconds=120)
+    desk.world.clock.advance(100)  # past the life of the token that was not signed
+    desk.world.signer.fault = Fault.NONE
+    await desk.make_claimable(intent_id)
+    assert (await desk.submissions.claim("support", intent_id)).status == 200
 
 
 async def test_a_claim_that_never_reached_the_store_leaves_the_intent_claimable(desk):
