@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from holdfast.reasons import ReasonCode
 
 from services.credentials import PREFIXES, Kind, key_hash, well_formed
+from services.http.wire import query
 from services.ports import StoreUnreachable
 from services.submissions import Problem
 
@@ -19,17 +20,17 @@ if TYPE_CHECKING:
 
 
 class Callers:
-    """Tells agents, executors and operators by their bearer secret."""
+    """Tells agents, executors and operators by their bearer secret, and refuses queries that nothing reads."""
 
     def __init__(self, credentials: Credentials) -> None:
         self._credentials = credentials
 
-    async def require(self, request: Request, kind: Kind) -> str:
+    async def require(self, request: Request, kind: Kind, *, takes: AbstractSet[str] = frozenset()) -> str:
         """Return the caller's name. One text for every way to be nobody.
 
-        Raises: Problem 401, and 503 while nobody can tell.
+        Raises: Problem 401, 503 while nobody can tell, 400 for a parameter of the query that is not one of `takes`.
         """
-        return (await self._principal(request, kind)).subject
+        return (await self._principal(request, kind, takes=takes)).subject
 
     async def require_operator(self, request: Request, roles: AbstractSet[Role]) -> str:
         """Return the name of an operator with one of `roles`. Raises: Problem 401, 403, 503."""
@@ -43,7 +44,7 @@ class Callers:
         principal = await self._principal(request, Kind.OPERATOR)
         return principal.subject, principal.role
 
-    async def _principal(self, request: Request, kind: Kind) -> Principal:
+    async def _principal(self, request: Request, kind: Kind, *, takes: AbstractSet[str] = frozenset()) -> Principal:
         headers = request.headers.getlist("authorization")
         scheme, _, secret = headers[0].partition(" ") if len(headers) == 1 else ("", "", "")
         nobody = Problem(401, ReasonCode.UNAUTHENTICATED, f"this needs the bearer secret of an {kind}")
@@ -56,4 +57,6 @@ class Callers:
             raise Problem(503, ReasonCode.SERVICE_UNAVAILABLE, detail, retry_after_s=2) from error
         if principal is None or principal.kind is not kind:
             raise nobody
+        if request.scope.get("query_string"):
+            query(request, takes)
         return principal

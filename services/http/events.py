@@ -15,7 +15,7 @@ from starlette.routing import Route
 from services.changes import OPEN, MalformedPosition, Page, Position
 from services.credentials import Kind
 from services.http.protocol import ABORT
-from services.http.wire import Endpoint, left, path_id, query
+from services.http.wire import Endpoint, left, path_id
 from services.hub import Crowded, Ended
 from services.ports import StoreUnreachable
 from services.submissions import Problem
@@ -85,12 +85,10 @@ class EventEndpoints:
 
     async def _of_agent(self, request: Request) -> Response:
         agent = await self._callers.require(request, Kind.AGENT)
-        query(request, set())
         return await self._follow(agent, None, _last_event_id(request))
 
     async def _of_intent(self, request: Request) -> Response:
         agent = await self._callers.require(request, Kind.AGENT)
-        query(request, set())
         intent_id, last_seen = path_id(request, "intent_id"), _last_event_id(request)
         # Also what tells whose it is: another agent's intent is 404.
         now = await self._submissions.get(agent, intent_id)

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from services.webhooks import Callbacks
 
 _IDEMPOTENCY_KEY: Final = re.compile(r"[\x21-\x7e]{1,255}")
+_QUERY: Final = frozenset({"wait"})
 _SECONDS: Final = re.compile(r"[0-9]{1,3}(?:\.[0-9]{1,3})?")
 #: The log keeps a digest of each: more would make a record that is too large for it.
 _MAX_PARAMETERS: Final = 1000
@@ -70,7 +71,7 @@ class IntentEndpoints:
         return _response(answer)
 
     async def _get(self, request: Request) -> Response:
-        agent = await self._callers.require(request, Kind.AGENT)
+        agent = await self._callers.require(request, Kind.AGENT, takes=_QUERY)
         intent_id, wait_s = path_id(request, "intent_id"), _wait_s(request)
         looking = self._submissions.get(agent, intent_id, wait_s=wait_s)
         return _response(await while_connected(request, looking) if wait_s > 0 else await looking)
@@ -113,7 +114,7 @@ def _key(request: Request, header: str) -> str | None:
 
 
 def _wait_s(request: Request) -> float:
-    text = query(request, {"wait"}).get("wait")
+    text = query(request, _QUERY).get("wait")
     if text is None:
         return 0.0
     if _SECONDS.fullmatch(text) is None or float(text) > MAX_WAIT_S:

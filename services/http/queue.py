@@ -90,7 +90,7 @@ class QueueEndpoints:
     # --- looking --------------------------------------------------------------------------------------------------
 
     async def _list(self, request: Request) -> Response:
-        await self._callers.require(request, Kind.OPERATOR)
+        await self._callers.require(request, Kind.OPERATOR, takes=_FILTERS)
         asked = query(request, _FILTERS)
         limit = asked.get("limit", "100")
         if _LIMIT.fullmatch(limit) is None or not 1 <= int(limit) <= _MAX_PAGE:

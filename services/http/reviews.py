@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from services.postgres.reviews import PostgresReviews, UseRow
     from services.reviewing import Reviewing
 
+_FILTERS: Final = frozenset({"state", "mode", "limit", "after"})
 _MAX_TEXT: Final = 500
 _MAX_PAGE: Final = 500
 _MAX_BULK: Final = 500
@@ -55,8 +56,8 @@ class ReviewEndpoints:
         ]
 
     async def _list(self, request: Request) -> Response:
-        await self._callers.require(request, Kind.OPERATOR)
-        asked = query(request, {"state", "mode", "limit", "after"})
+        await self._callers.require(request, Kind.OPERATOR, takes=_FILTERS)
+        asked = query(request, _FILTERS)
         state, limit = asked.get("state", "open"), asked.get("limit", "100")
         if state not in {"open", "all"}:
             raise _malformed("`state` is open or all")

@@ -149,7 +149,8 @@ def query(request: Request, known: AbstractSet[str]) -> dict[str, str]:
     pairs = request.query_params.multi_items()
     found = dict(pairs)
     if found.keys() - known:
-        raise Problem(400, ReasonCode.REQUEST_MALFORMED, f"the query's parameters are {', '.join(sorted(known))}")
+        names = ", ".join(sorted(known)) or "none here"
+        raise Problem(400, ReasonCode.REQUEST_MALFORMED, f"the query's parameters are {names}")
     if len(found) != len(pairs) or any("\x00" in value for value in found.values()):
         raise Problem(400, ReasonCode.REQUEST_MALFORMED, "a parameter of the query stands twice or holds a NUL")
     return found

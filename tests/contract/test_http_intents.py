@@ -242,6 +242,25 @@ def test_an_absurd_query_is_refused(service, query):
     problem(answer, 400, "REQUEST_MALFORMED")
 
 
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("POST", "/v1/intents?x=1"),
+        ("POST", "/v1/intents/int_1/claim?x=1"),
+        ("DELETE", "/v1/intents/int_1?wait=1"),
+        ("GET", "/v1/events?x=1"),
+        ("POST", "/v1/operator/queue/int_1/approve?force=true"),
+        ("GET", "/v1/operator/queue/int_1?x=1"),
+        ("GET", "/v1/operator/halt?x=1"),
+    ],
+)
+def test_a_parameter_that_nothing_asked_for_is_refused_wherever_it_stands(service, method, path):
+    headers = service.bearer("operator") if "/operator/" in path else service.bearer("agent", "alpha")
+    answer = service.request(method, path, headers=headers, json={} if method == "POST" else None)
+
+    problem(answer, 400, "REQUEST_MALFORMED")
+
+
 @pytest.mark.parametrize(("kind", "name"), [("agent", "alpha"), ("executor", "notes-api")])
 def test_only_operators_list_the_queue(service, kind, name):
     problem(service.get("/v1/operator/queue", headers=service.bearer(kind, name)), 401, "UNAUTHENTICATED")
