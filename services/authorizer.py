@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from holdfast.reasons import Decision, Mode, ReasonCode, Status
+from holdfast.reasons import Mode, ReasonCode, Status
 
 from services.approved import ApprovedEvaluator, ApprovedInOutage
 from services.boundary import BoundaryUnavailable, WrongAnswer
@@ -44,16 +44,17 @@ from services.judgement import (
     outcome_of,
     queue_row,
     reason_code_of,
-    spread_retry_s,
     stopped_by,
     stopped_here,
     token_claims,
     unclassified,
+    unrecorded,
 )
 from services.minting import Mint
 from services.openings import Openings
 from services.outcome import Outcome, Place
 from services.ports import Entry, MoveIntent, QueueRow, RecordingFailed, StoreUnreachable
+from services.settling import committed, kept
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -168,7 +169,7 @@ class Authorizer:
         except Exception:  # noqa: BLE001 - the second of the two places
             # The last line of defence: a fault in this very code is a denial, and it is loud.
             _log.exception("the authorizer failed on %s", ask.intent_id)
-            return self._unrecorded(ask, "the service failed while deciding")
+            return unrecorded(ask, at=self._clock.now(), detail="the service failed while deciding")
 
     async def reconsider(self, waiting: WaitingIntent) -> Outcome:
         """Evaluate a waiting intent again from the start, on the active bundle. A late allow is claimable, not minted.
@@ -459,7 +460,7 @@ class Authorizer:
             journal_may_release=True,
         )
         try:
-            return replace(outcome, receipt=(await self._record(entry)).receipt)
+            return replace(outcome, receipt=(await kept(self._recorder, self._boundaries.audit, entry)).receipt)
         except BoundaryUnavailable as error:
             _log.warning("%s: the failed claim was not recorded: %s", ask.intent_id, error.detail)
             return outcome
@@ -488,10 +489,10 @@ class Authorizer:
             journal_may_release=ask.instead_of is None,
         )
         try:
-            settled = await self._record(entry)
+            settled = await kept(self._recorder, self._boundaries.audit, entry)
         except BoundaryUnavailable as error:
             _log.error("%s: the denial could not be recorded: %s", ask.intent_id, error.detail)
-            return self._unrecorded(ask, COULD_NOT[ReasonCode.AUDIT_UNAVAILABLE])
+            return unrecorded(ask, at=self._clock.now(), detail=COULD_NOT[ReasonCode.AUDIT_UNAVAILABLE])
         if not settled.applied:
             raise AlreadyKnown(judgement.act_hash)
         self._activity.note(ask.agent, ask.intent, judgement.at, judgement.verdict)
@@ -502,16 +503,6 @@ class Authorizer:
         if place is not None and settled.in_journal:
             place = replace(place, state="journal")
         return replace(outcome, receipt=settled.receipt, place=place)
-
-    async def _record(self, entry: Entry) -> Settled:
-        """Append an entry whose answer may rest on the journal. Raises: BoundaryUnavailable."""
-
-        async def attempt() -> tuple[Pending, Settled]:
-            pending = self._recorder.append(entry)
-            return pending, await pending.settled()
-
-        _, settled = await self._boundaries.audit.call(attempt, proves=lambda answer: stands(*answer), though_open=True)
-        return settled
 
     async def _move(
         self,
@@ -551,13 +542,9 @@ class Authorizer:
             journal_may_release=may_rest_on_journal,
         )
 
-        async def attempt() -> tuple[Pending, Settled]:
-            pending = self._recorder.append(entry)
-            return pending, await pending.settled()
-
+        record = kept if may_rest_on_journal else committed
         try:
-            proves = stands if may_rest_on_journal else durable
-            _, settled = await self._boundaries.audit.call(attempt, proves=lambda answer: proves(*answer))
+            settled = await record(self._recorder, self._boundaries.audit, entry, though_open=False)
         except BoundaryUnavailable as error:
             return self._not_recorded(waiting, judgement, error.detail)
         if not settled.applied:
@@ -569,18 +556,6 @@ class Authorizer:
         _log.warning("%s: the decision was not recorded: %s", waiting.ask.intent_id, detail)
         judgement = replace(judgement, verdict=could_not(ReasonCode.AUDIT_UNAVAILABLE))
         return outcome_of(waiting.ask, judgement, status=Status.QUEUED)
-
-    def _unrecorded(self, ask: Ask, detail: str) -> Outcome:
-        """Answer what could not even be recorded: refused, and the client keeps it."""
-        return Outcome(
-            intent_id=ask.intent_id,
-            status=Status.UNQUEUED,
-            decision=Decision.DENY,
-            reason_code=ReasonCode.AUDIT_UNAVAILABLE,
-            detail=detail,
-            retry_after_s=spread_retry_s(ask.intent_id),
-            decided_at=self._clock.now(),
-        )
 
     # --- the details of an answer ---------------------------------------------------------------------------------
 

@@ -408,3 +408,16 @@ def _superseded(old: WaitingIntent, judgement: Judgement, receipt: Receipt | Non
     return Superseded(
         intent_id=old.ask.intent_id, expect_version=old.version, envelope=replace(outcome, receipt=receipt).to_json()
     )
+
+
+def unrecorded(ask: Ask, *, at: datetime, detail: str) -> Outcome:
+    """Return the answer for what could not even be recorded: refused, and the client keeps it."""
+    return Outcome(
+        intent_id=ask.intent_id,
+        status=Status.UNQUEUED,
+        decision=Decision.DENY,
+        reason_code=ReasonCode.AUDIT_UNAVAILABLE,
+        detail=detail,
+        retry_after_s=spread_retry_s(ask.intent_id),
+        decided_at=at,
+    )

@@ -25,8 +25,8 @@ async def committed(recorder: Recorder, audit: Boundary, entry: Entry, *, though
     return settled
 
 
-async def kept(recorder: Recorder, audit: Boundary, entry: Entry) -> Settled:
-    """Record what may rest on the journal too, so that an open boundary is no obstacle.
+async def kept(recorder: Recorder, audit: Boundary, entry: Entry, *, though_open: bool = True) -> Settled:
+    """Record what may rest on the journal too, so that an open boundary is no obstacle, unless it is to be.
 
     Raises: BoundaryUnavailable. `applied` of the answer says whether the effect was, as far as it is known.
     """
@@ -35,5 +35,5 @@ async def kept(recorder: Recorder, audit: Boundary, entry: Entry) -> Settled:
         pending = recorder.append(entry)
         return pending, await pending.settled()
 
-    _, settled = await audit.call(attempt, proves=lambda answer: stands(*answer), though_open=True)
+    _, settled = await audit.call(attempt, proves=lambda answer: stands(*answer), though_open=though_open)
     return settled

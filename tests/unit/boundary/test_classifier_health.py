@@ -8,8 +8,8 @@ import pytest
 from world import World
 
 from services.breaker import State
-from services.compose import Upkeep
 from services.remote_classifier import ClassifierUnreachable
+from services.upkeep import Upkeep
 
 
 class AwayAtFirst:
@@ -56,7 +56,7 @@ async def test_an_open_boundary_is_probed_as_soon_as_its_classifier_answers():
 
 
 async def test_a_boundary_that_is_closed_costs_the_classifier_no_question(monkeypatch):
-    monkeypatch.setattr("services.compose._CLASSIFIER_CHECK_INTERVAL_S", 0.01)
+    monkeypatch.setattr("services.upkeep._CLASSIFIER_CHECK_INTERVAL_S", 0.01)
     boundaries, classifier = World().boundaries, AwayAtFirst()
 
     with pytest.raises(TimeoutError):

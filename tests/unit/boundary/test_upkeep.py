@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from world import World
 
 from services.breaker import State
-from services.compose import Upkeep
 from services.ports import StoreUnreachable
+from services.upkeep import Upkeep
 
 
 @dataclass
