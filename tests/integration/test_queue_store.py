@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import json
 import random
 from datetime import UTC, datetime, timedelta
 
@@ -623,3 +624,31 @@ async def test_every_query_reads_its_index(queue_pool):
             plan = await plan_of(connection, "page", (*_START, *narrowed))
             assert "Seq Scan" not in plan, f"{name}:\n{plan}"
             assert indexes_in(plan) <= indexes | {"intents_pkey"}, f"{name}:\n{plan}"
+
+
+_ROWS_READ = "SELECT idx_tup_fetch FROM pg_stat_xact_user_tables WHERE relname = 'queue_entries'"
+
+
+async def test_a_settlement_reads_the_rows_it_names_however_many_are_leased(queue_pool):
+    """A worker holds hundreds of leases: looking through them for each one it settles would cost more than the rest."""
+    await fill(queue_pool, 1_000)
+    leased = [f"int_{n:06}" for n in range(1, 501)]
+    await queue_pool.execute(
+        "UPDATE queue_entries SET state = 'leased', epoch = 1, lease_until = now() + interval '1 minute' "
+        "WHERE intent_id = ANY ($1)",
+        leased,
+    )
+    moves = [
+        {"i": n, "intent_id": intent_id, "expect_version": 1, "status": "denied", "reason_code": "POLICY_DENIED"}
+        | {"envelope": {}, "decided_at": "2026-11-20T10:00:00Z", "epoch": 1}
+        for n, intent_id in enumerate(leased[:10])
+    ]
+    async with queue_pool.acquire() as connection, connection.transaction():
+        for node in ("seqscan", "hashjoin", "mergejoin"):  # as the recorder's sessions
+            await connection.execute(f"SET LOCAL enable_{node} = off")
+        before = await connection.fetchval(_ROWS_READ)
+        refused = await connection.fetchval("SELECT move_intents($1::text::jsonb)", json.dumps(moves))
+        read = await connection.fetchval(_ROWS_READ) - before
+
+    assert refused == []
+    assert read == 3 * len(moves), "locked, compared, removed"
