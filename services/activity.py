@@ -6,7 +6,8 @@ Novelty is about permissions: only what was *allowed* to the agent is familiar, 
 from __future__ import annotations
 
 import hashlib
-from collections import OrderedDict, deque
+from bisect import bisect_left, insort
+from collections import OrderedDict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
@@ -50,10 +51,29 @@ class Traits:
         )
 
 
+class _Times:
+    """The latest times at which something happened, in order: a drain asks how many at every decision."""
+
+    __slots__ = ("_times",)
+
+    def __init__(self) -> None:
+        self._times: list[float] = []
+
+    def add(self, at: float) -> None:
+        """Take in one more. Clocks step back: it need not be the latest."""
+        insort(self._times, at)
+        if len(self._times) > _EVENTS:
+            del self._times[0]
+
+    def since(self, moment: float) -> int:
+        """Return how many are not before a moment."""
+        return len(self._times) - bisect_left(self._times, moment)
+
+
 @dataclass(slots=True)
 class _Agent:
-    denials: deque[float] = field(default_factory=lambda: deque(maxlen=_EVENTS))
-    calls: deque[float] = field(default_factory=lambda: deque(maxlen=_EVENTS))
+    denials: _Times = field(default_factory=_Times)
+    calls: _Times = field(default_factory=_Times)
     actions: OrderedDict[bytes, None] = field(default_factory=OrderedDict)
     resources: OrderedDict[bytes, None] = field(default_factory=OrderedDict)
 
@@ -74,8 +94,8 @@ class RecentActivity:
             return Signals(recent_denials=0, velocity=0, novel=True)
         at, traits = now.timestamp(), Traits.of(intent)
         return Signals(
-            recent_denials=sum(1 for moment in known.denials if at - moment <= DENIALS_WINDOW_S),
-            velocity=sum(1 for moment in known.calls if at - moment <= VELOCITY_WINDOW_S),
+            recent_denials=known.denials.since(at - DENIALS_WINDOW_S),
+            velocity=known.calls.since(at - VELOCITY_WINDOW_S),
             novel=traits.action not in known.actions or traits.resource not in known.resources,
         )
 
@@ -83,9 +103,9 @@ class RecentActivity:
         """Count one recorded verdict."""
         known = self._known(agent)
         at = now.timestamp()
-        known.calls.append(at)
+        known.calls.add(at)
         if isinstance(verdict, Deny):
-            known.denials.append(at)
+            known.denials.add(at)
         elif isinstance(verdict, Allow):
             traits = Traits.of(intent)
             _learn(known.actions, traits.action)

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from world import BUNDLE
 
-from services.activity import RecentActivity
+from services.activity import VELOCITY_WINDOW_S, RecentActivity
 from services.decision.bundle import read_bundle
 from services.decision.policy import Classified, Policy
 from services.decision.risk import Signals
@@ -82,3 +82,16 @@ def test_what_was_never_allowed_is_novel(events, intent):
 @given(events=EVENTS, intent=INTENTS)
 def test_a_lost_memory_is_novel(events, intent):
     assert remembered(events).signals("another", intent, START) == Signals(novel=True)
+
+
+@given(offsets_s=st.lists(st.floats(0, 900, allow_nan=False), max_size=60))
+def test_whatever_the_order_in_which_calls_are_noted_those_of_the_last_minute_count(offsets_s):
+    """Decisions end in another order than they began, and clocks step back."""
+    activity, intent = RecentActivity(), Intent(action="kb.search", resource=Resource(type="kb", id="x"))
+    now = START + timedelta(seconds=900)
+    times = [START + timedelta(seconds=offset_s) for offset_s in offsets_s]
+    for at in times:
+        activity.note("bot", intent, at, Allow(determining=("p",)))
+
+    expected = sum(1 for at in times if at.timestamp() >= now.timestamp() - VELOCITY_WINDOW_S)
+    assert activity.signals("bot", intent, now).velocity == expected
