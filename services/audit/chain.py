@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
@@ -26,6 +27,7 @@ MAX_DEPTH: Final = 16
 
 _KEY = re.compile(r"[a-z][a-z0-9_]{0,63}")
 _KIND = re.compile(r"[a-z][a-z_]*(?:\.[a-z][a-z_]*)?")
+_PLAIN: Final = (str, bool)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,14 +92,14 @@ def _check(value: object, depth: int) -> None:
     """Refuse what the profile does not name. Narrower than `check_profile`: orjson would write other types too."""
     if depth > MAX_DEPTH:
         raise AuditInvalid("a record is nested too deeply")
-    if isinstance(value, str | bool):
+    if isinstance(value, _PLAIN):
         return
     if isinstance(value, int):
         if abs(value) > MAX_INTEGER:
             raise AuditInvalid("an integer is beyond 2^53 - 1")
     elif isinstance(value, dict):
         for key, member in value.items():
-            if not isinstance(key, str) or _KEY.fullmatch(key) is None:
+            if not isinstance(key, str) or not _is_key(key):
                 raise AuditInvalid(f"the key `{str(key)[:64]!r}` is not ASCII snake_case")
             _check(member, depth + 1)
     elif isinstance(value, list):
@@ -105,3 +107,9 @@ def _check(value: object, depth: int) -> None:
             _check(member, depth + 1)
     else:
         raise AuditInvalid(f"a record holds no {type(value).__name__}")
+
+
+@functools.lru_cache(maxsize=1024)
+def _is_key(key: str) -> bool:
+    """Tell whether the profile has such keys. The service's own are few, and come with every record."""
+    return _KEY.fullmatch(key) is not None
