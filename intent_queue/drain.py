@@ -8,7 +8,9 @@ One tick:
    worker led: whoever lost touch with it gives back first.
 3. Expire what is overdue. It needs only the log, so it does not wait for the gate, and comes before deciding: an
    intent whose time is up is never evaluated.
-4. If the gate is open, claim a small batch and decide it, as many at once as the pace allows.
+4. If the gate is open, claim a small batch and decide it, as many at once as the pace allows. While nobody submits, the
+   next batch is claimed when the one before is half decided, for at most a second: nothing waits for the last of a
+   batch. Beside live traffic a tick is one batch, and the pace grows only on word that live traffic took it well.
 5. Stop at the first sign of trouble: a decision that could not be made, or the gate closing. What was not decided
    goes back without counting an attempt; what was tried waits a little, so that an intent which alone cannot be
    decided does not stop the line for ever. An intent that alone must wait (its agent's limit) is no trouble: it goes
@@ -27,7 +29,7 @@ from datetime import timedelta
 from enum import StrEnum
 from typing import TYPE_CHECKING, Final, Protocol, assert_never
 
-from intent_queue.pace import Pace
+from intent_queue.pace import Live, LiveWord, Pace
 from intent_queue.states import State
 from intent_queue.store import LEASE_S, QueueUnavailable
 
@@ -51,8 +53,12 @@ DOUBT_S: Final = 20 * LEASE_S
 GRACE_S: Final = 5.0
 # How long an intent that could not be decided lets others go first.
 DEFER_S: Final = 5.0
-# How long it pauses between ticks while live traffic is slow.
-YIELD_S: Final = 0.1
+# While live traffic is slow it pauses between ticks for as long as the tick took, and for this long at least.
+YIELD_S: Final = 0.02
+# How long a tick goes on claiming: leadership, lost leases and overdue intents are looked at between ticks.
+FEED_S: Final = 1.0
+# How many decisions begin in one turn of the event loop: between turns a commit is sent or answered.
+BEGIN_PER_TURN: Final = 4
 
 
 class Result(StrEnum):
@@ -128,7 +134,7 @@ class Drain:
     """Drains the queue slice by slice. One tick at a time; `tick` must not be called concurrently.
 
     `gate` is True only while deciding may be tried: the boundaries have been closed long enough, and nobody stops us.
-    `yields` is True while live traffic needs the room.
+    `live` returns the last that was heard of live traffic, which goes first.
     """
 
     def __init__(
@@ -140,7 +146,7 @@ class Drain:
         gate: Callable[[], bool],
         *,
         worker: str,
-        yields: Callable[[], bool] = lambda: False,
+        live: Callable[[], LiveWord] = LiveWord,
     ) -> None:
         self._store = store
         self._decider = decider
@@ -148,7 +154,8 @@ class Drain:
         self._pace = pace
         self._gate = gate
         self._worker = worker
-        self._yields = yields
+        self._live = live
+        self._heard = 0  # the last word that counted
         self._owed: list[ClaimedItem] = []
         self._owed_deferred: list[ClaimedItem] = []
         self._owed_until: dict[datetime, list[ClaimedItem]] = {}
@@ -162,15 +169,16 @@ class Drain:
 
     async def tick(self) -> TickReport:
         """Do one bounded slice and report it. Never raises for a dependency that is away."""
-        report = TickReport()
+        report, began = TickReport(), self._clock.monotonic()
         try:
             await self._settle_up()
             if self._clock.monotonic() >= self._reclaim_from:
                 reclaimed = await self._store.reclaim_expired_leases()
                 report = replace(report, reclaimed=reclaimed.returned, parked=tuple(reclaimed.parked))
 
+            grows = self._hear()
             due = await self._leased(self._store.expired(EXPIRE_LIMIT, self._worker))
-            report = await self._work(report, due, self._decider.expire, gate=_always)
+            report = await self._work(report, self._slice(due, self._decider.expire, _always, grows=grows))
             report = replace(report, due=len(due), more=len(due) == EXPIRE_LIMIT and not report.stopped)
             if report.stopped:
                 return report
@@ -178,15 +186,16 @@ class Drain:
                 # Whatever comes back is fragile: start over slowly.
                 self._pace = Pace()
                 return replace(report, stopped=True)
-            if self._yields():
-                self._pace = self._pace.after_trouble()
-                report = replace(report, pause_s=YIELD_S)
 
+            fares = self._live().fares
             limit = self._pace.window * BATCH_PER_WINDOW
-            batch = await self._leased(self._store.claim(limit, self._worker))
-            report = await self._work(report, batch, self._decider.authorize, gate=self._gate)
-            more = not report.stopped and (report.more or len(batch) == limit)
-            return replace(report, claimed=len(batch), more=more)
+            batch = await self._claim(limit)
+            work = self._slice(batch, self._decider.authorize, self._gate, grows=grows)
+            work.more = len(batch) == limit
+            report = await self._work(report, work, feed=work.more and fares is Live.NONE)
+            more = not report.stopped and (report.more or work.more)
+            pause_s = max(YIELD_S, self._clock.monotonic() - began) if fares is Live.SLOW else 0.0
+            return replace(report, claimed=work.claimed, more=more, pause_s=pause_s)
         except QueueUnavailable:
             self._be_patient()
             return replace(report, stopped=True, unavailable=True, more=False)
@@ -203,6 +212,20 @@ class Drain:
     def _be_patient(self) -> None:
         self._reclaim_from = self._clock.monotonic() + GRACE_S
 
+    def _hear(self) -> bool:
+        """Cut the pace on word that live traffic is slow; return whether good decisions may quicken it.
+
+        Beside live traffic one tick for each word does: how it took the others nobody has said yet.
+        """
+        word = self._live()
+        fresh, self._heard = word.number != self._heard, word.number
+        if fresh and word.fares is Live.SLOW:
+            self._pace = self._pace.beside_slow_live_traffic()
+        return word.fares is Live.NONE or (fresh and word.fares is Live.QUICK)
+
+    async def _claim(self, limit: int) -> list[ClaimedItem]:
+        return await self._leased(self._store.claim(limit, self._worker))
+
     async def _leased(self, claim: Awaitable[list[ClaimedItem]]) -> list[ClaimedItem]:
         try:
             return await claim
@@ -217,29 +240,27 @@ class Drain:
         if self._clock.monotonic() < self._in_doubt_until:
             await self._store.abandon(self._worker)
 
-    async def _work(
+    def _slice(
         self,
-        report: TickReport,
         items: Sequence[ClaimedItem],
         settle: Callable[[ClaimedItem], Awaitable[Result | Postponed]],
         gate: Callable[[], bool],
-    ) -> TickReport:
-        """Settle `items`, as many at once as the pace allows; give back what was not decided."""
-        work = _Slice(items, settle, gate, self._clock)
+        *,
+        grows: bool,
+    ) -> _Slice:
+        return _Slice(items, settle, gate, self._clock, self._pace, grows=grows)
+
+    async def _work(self, report: TickReport, work: _Slice, *, feed: bool = False) -> TickReport:
+        """Settle a slice; give back what was not decided. With `feed` more is claimed meanwhile."""
         try:
-            async with asyncio.TaskGroup() as runners:
-                for _ in range(min(self._pace.window, len(items))):
-                    runners.create_task(work.run())
+            await work.run(self._claim_next if feed else None)
         except BaseException:
             # Cancelled, or a decider's programming error: the others must not pay for it with an attempt.
             self._owe(work)
             with contextlib.suppress(QueueUnavailable):
                 await self._give_back()
             raise
-        for _ in range(work.good):
-            self._pace = self._pace.after_good()
-        if work.trouble:
-            self._pace = self._pace.after_trouble()
+        self._pace = work.pace.after_trouble() if work.trouble else work.pace
         self._owe(work)
         report = replace(
             report,
@@ -251,12 +272,18 @@ class Drain:
             stopped=work.stopped,
         )
         try:
+            if work.unavailable is not None:
+                raise work.unavailable
             await self._give_back()
             parked = [item.intent_id for item in work.poisoned if await self._count_attempt(item) is State.PARKED]
         except QueueUnavailable:
             self._be_patient()
             return replace(report, stopped=True, unavailable=True)
         return replace(report, parked=(*report.parked, *parked))
+
+    async def _claim_next(self, limit: int) -> list[ClaimedItem]:
+        """Return the next batch; nothing once somebody submits, so that the tick ends."""
+        return await self._claim(limit) if self._live().fares is Live.NONE else []
 
     async def _give_back(self) -> None:
         """Give back what is owed. While the database is away it stays owed, and the lease's epoch keeps it harmless."""
@@ -280,7 +307,10 @@ class Drain:
 
 
 class _Slice:
-    """One slice's items and what became of them. Runners take from it until it is empty or stopped."""
+    """One slice's items and what became of them. Runners take from it until it is empty or stopped.
+
+    With `grows` each good decision quickens the pace at once. `more` says that the queue holds more than was claimed.
+    """
 
     def __init__(
         self,
@@ -288,25 +318,85 @@ class _Slice:
         settle: Callable[[ClaimedItem], Awaitable[Result | Postponed]],
         gate: Callable[[], bool],
         clock: Clock,
+        pace: Pace,
+        *,
+        grows: bool,
     ) -> None:
         self.unstarted = deque(items)
         self._settle = settle
         self._gate = gate
         self._clock = clock
-        self._start_by = clock.monotonic() + START_WITHIN_S
+        self._began = clock.monotonic()
+        self.pace = pace
+        self._grows = grows
+        self._runners = 0
+        self._group: asyncio.TaskGroup | None = None
+        self._begun_in_turn = 0
+        self._feeding = False
+        self._fed = asyncio.Event()
+        self._runs_low = asyncio.Event()
+        self.claimed = len(items)
+        self.more = False
         self.undecided: list[ClaimedItem] = []
         self.interrupted: list[ClaimedItem] = []
         self.poisoned: list[ClaimedItem] = []
         self.postponed: list[tuple[ClaimedItem, datetime]] = []
         self.finished = 0
-        self.good = 0
         self.lost = 0
         self.stopped = False
         self.trouble = False
+        self.unavailable: QueueUnavailable | None = None
 
-    async def run(self) -> None:
-        while self.unstarted and self._may_start():
-            item = self.unstarted.popleft()
+    async def run(self, claim: Callable[[int], Awaitable[list[ClaimedItem]]] | None) -> None:
+        """Settle the items, and what `claim` adds to them."""
+        async with asyncio.TaskGroup() as self._group:
+            if claim is not None:
+                self._feeding = True
+                self._group.create_task(self._feed(claim))
+            for _ in range(min(self.pace.window, len(self.unstarted))):
+                self._add_runner(self._group)
+
+    # --- what feeds it --------------------------------------------------------------------------------------------
+
+    async def _feed(self, claim: Callable[[int], Awaitable[list[ClaimedItem]]]) -> None:
+        """Claim the next batch when half of one is left, until there is no more or the slice has lasted `FEED_S`."""
+        try:
+            while self.more and not self.stopped and self._clock.monotonic() < self._began + FEED_S:
+                limit = self.pace.window * BATCH_PER_WINDOW
+                if len(self.unstarted) * 2 > limit:
+                    self._runs_low.clear()
+                    await self._runs_low.wait()
+                    continue
+                await self._take_in(claim, limit)
+        except QueueUnavailable as error:
+            self.unavailable = error
+            self._stop()
+        finally:
+            self._feeding = False
+            self._fed.set()
+
+    async def _take_in(self, claim: Callable[[int], Awaitable[list[ClaimedItem]]], limit: int) -> None:
+        claiming = asyncio.ensure_future(claim(limit))
+        try:
+            await asyncio.shield(claiming)
+        finally:
+            # Seen through, whatever ends the slice meanwhile: what is leased is settled or given back.
+            await asyncio.wait({claiming})
+            if not claiming.cancelled() and claiming.exception() is None:
+                batch = claiming.result()
+                self.unstarted.extend(batch)
+                self.claimed += len(batch)
+                self.more = len(batch) == limit
+                self._fed.set()
+
+    # --- what takes from it ---------------------------------------------------------------------------------------
+
+    def _add_runner(self, group: asyncio.TaskGroup) -> None:
+        self._runners += 1
+        group.create_task(self._settle_items())
+
+    async def _settle_items(self) -> None:
+        while (item := await self._next()) is not None:
             started = self._clock.monotonic()
             try:
                 result = await self._settle(item)
@@ -318,10 +408,37 @@ class _Slice:
                 raise
             self._note(item, result, took_s=self._clock.monotonic() - started)
 
+    async def _next(self) -> ClaimedItem | None:
+        """Return what to begin now; None at the end."""
+        while True:
+            if self._begun_in_turn >= BEGIN_PER_TURN:
+                # All at once would leave the database idle while they are decided, and us while it stores them.
+                await asyncio.sleep(0)
+            elif not self.unstarted and self._feeding and not self.stopped:
+                self._fed.clear()
+                await self._fed.wait()
+            elif not self.unstarted or not self._may_start():
+                return None
+            else:
+                break
+        if self._begun_in_turn == 0:
+            asyncio.get_running_loop().call_soon(self._next_turn)
+        self._begun_in_turn += 1
+        self._runs_low.set()
+        return self.unstarted.popleft()
+
+    def _next_turn(self) -> None:
+        self._begun_in_turn = 0
+
     def _may_start(self) -> bool:
-        if not self._gate() or self._clock.monotonic() >= self._start_by:
-            self.stopped = True
+        if not self._gate() or self._clock.monotonic() >= self._began + START_WITHIN_S:
+            self._stop()
         return not self.stopped
+
+    def _stop(self) -> None:
+        self.stopped = True
+        self._fed.set()
+        self._runs_low.set()
 
     def _note(self, item: ClaimedItem, result: Result | Postponed, took_s: float) -> None:
         match result:
@@ -333,14 +450,17 @@ class _Slice:
                 self.lost += 1
             case Result.NOT_DECIDED:
                 self.undecided.append(item)
-                self.stopped = self.trouble = True
+                self.trouble = True
+                self._stop()
                 return
             case _:
                 assert_never(result)
         if took_s > SLOW_S:
             self.trouble = True
-        else:
-            self.good += 1
+        elif self._grows:
+            self.pace = self.pace.after_good()
+            if self._runners < self.pace.window and self._feeding and self._group is not None:
+                self._add_runner(self._group)
 
 
 def _always() -> bool:

@@ -7,12 +7,29 @@ Source: design 7.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Final
 
 START: Final = 4
 CAP: Final = 64
 GOOD_PER_STEP: Final = 20
 DECREASE: Final = 0.6
+
+
+class Live(StrEnum):
+    """How live submissions fare."""
+
+    NONE = "none"  # nobody submits
+    QUICK = "quick"
+    SLOW = "slow"  # they need the room
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LiveWord:
+    """The last word on live submissions. `number` grows with each word, so that one counts once."""
+
+    fares: Live = Live.NONE
+    number: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,3 +55,7 @@ class Pace:
     def after_trouble(self) -> Pace:
         """Return the pace after trouble: a dependency failed or was slow. Once a slice, however many intents met it."""
         return Pace(window=max(1, int(self.window * DECREASE)))
+
+    def beside_slow_live_traffic(self) -> Pace:
+        """Return the pace after word that live traffic is slow. Where the start is too much, it is not the drain."""
+        return Pace(window=max(min(START, self.window), int(self.window * DECREASE)))

@@ -9,6 +9,9 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 _LATENCY_BUCKETS_S: Final = (0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 
+#: Live traffic is slow when too many decisions take longer: half as much again as the p99 that is promised.
+SLOW_S: Final = 0.0075
+
 #: The names as Prometheus sees them, with what they count.
 METRICS: Final = {
     "holdfast_decisions_total": "decided intents by decision, reason code and mode",
@@ -56,6 +59,7 @@ class Metrics:
             buckets=_LATENCY_BUCKETS_S,
             registry=self.registry,
         )
+        self.timed = self.slow = 0  # decisions on live submissions, and those that took longer than `SLOW_S`
         self.boundary_state = self._gauge("holdfast_boundary_state", "boundary")
         self.boundary_transitions = Counter(
             "holdfast_boundary_transitions_total",
@@ -105,6 +109,12 @@ class Metrics:
         self.decisions.labels(Decision.DENY, ReasonCode.QUEUE_FULL, Mode.NORMAL)
         for refused in (ReasonCode.TOKEN_CONSUMED, ReasonCode.TOKEN_MISMATCH):
             self.consumptions.labels(refused)
+
+    def decided_in(self, seconds: float) -> None:
+        """Take in how long the decision on a live submission took."""
+        self.decision_seconds.observe(seconds)
+        self.timed += 1
+        self.slow += seconds > SLOW_S
 
     def records_so_far(self, sink: str, total: int) -> None:
         """Take over a count that the recorder keeps itself."""

@@ -109,7 +109,7 @@ async def _work(settings: Settings, webhook_keys: Sequence[Ed25519PrivateKey]) -
             Pace(),
             lambda: not stop.is_set() and service.upkeep.closed_for_s() >= quiet_s and service.replicas.clear(),
             worker=settings.instance,
-            yields=service.replicas.live_slow,
+            live=service.replicas.live,
         )
         # What was built at the start stays: no collection during the drain needs to walk it.
         gc.collect()

@@ -94,7 +94,7 @@ class IntentEndpoints:
         if envelope["mode"] == Mode.BREAK_GLASS and envelope["token"] is not None:
             self._metrics.break_glass_uses.inc()
         if seconds is not None:
-            self._metrics.decision_seconds.observe(seconds)
+            self._metrics.decided_in(seconds)
 
 
 def _recordable(intent: Intent) -> Intent:

@@ -5,8 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from intent_queue.pace import Live
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    import asyncpg
 
     from services.postgres.pool import ReadPool
 
@@ -14,15 +18,17 @@ if TYPE_CHECKING:
 FRESH_S: Final = 5.0
 
 _PUT: Final = """
-INSERT INTO boundary_reports (process, not_closed, live_slow, reported_at) VALUES ($1, $2, $3, clock_timestamp())
+INSERT INTO boundary_reports (process, not_closed, live, live_slow, reported_at)
+VALUES ($1, $2, $3, $4, clock_timestamp())
 ON CONFLICT (process) DO UPDATE
-   SET not_closed = excluded.not_closed, live_slow = excluded.live_slow, reported_at = excluded.reported_at
+   SET not_closed = excluded.not_closed, live = excluded.live, live_slow = excluded.live_slow,
+       reported_at = excluded.reported_at
 """
 _FORGET: Final = """
 DELETE FROM boundary_reports WHERE process = $1 OR reported_at < clock_timestamp() - interval '1 hour'
 """
 _FRESH: Final = """
-SELECT process, not_closed, live_slow FROM boundary_reports
+SELECT process, not_closed, live, live_slow FROM boundary_reports
  WHERE reported_at > clock_timestamp() - make_interval(secs => $1)
 """
 _HOLDERS: Final = "SELECT kind, name, horizon, held_s FROM snapshot_holders()"
@@ -30,11 +36,11 @@ _HOLDERS: Final = "SELECT kind, name, horizon, held_s FROM snapshot_holders()"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
-    """One process's own view. `not_closed` names boundaries; `live_slow` is said of its live submissions of late."""
+    """One process's own view. `not_closed` names boundaries; `live` is said of its live submissions of late."""
 
     process: str
     not_closed: frozenset[str]
-    live_slow: bool
+    live: Live
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,7 +65,13 @@ class PostgresReports:
     async def put(self, report: Report) -> None:
         """Replace a process's report."""
         async with self._pool.connection() as connection:
-            await connection.execute(_PUT, report.process, sorted(report.not_closed), report.live_slow)
+            await connection.execute(
+                _PUT,
+                report.process,
+                sorted(report.not_closed),
+                report.live is not Live.NONE,
+                report.live is Live.SLOW,
+            )
 
     async def forget(self, process: str) -> None:
         """Remove a process's report, and those of processes long gone."""
@@ -71,8 +83,7 @@ class PostgresReports:
         async with self._pool.connection() as connection:
             rows = await connection.fetch(_FRESH, FRESH_S)
         return [
-            Report(process=row["process"], not_closed=frozenset(row["not_closed"]), live_slow=row["live_slow"])
-            for row in rows
+            Report(process=row["process"], not_closed=frozenset(row["not_closed"]), live=_live(row)) for row in rows
         ]
 
     async def holders(self) -> Sequence[Holder]:
@@ -82,3 +93,9 @@ class PostgresReports:
         return [
             Holder(kind=row["kind"], name=row["name"], horizon=row["horizon"], held_s=row["held_s"]) for row in rows
         ]
+
+
+def _live(row: asyncpg.Record) -> Live:
+    if row["live_slow"]:
+        return Live.SLOW
+    return Live.QUICK if row["live"] else Live.NONE

@@ -10,9 +10,10 @@ import asyncpg
 import pytest
 from integration.queue_rows import Watch
 
+from intent_queue.pace import Live, LiveWord
 from services.boundary import BoundaryState
 from services.breaker import State
-from services.metrics import Metrics
+from services.metrics import SLOW_S, Metrics
 from services.postgres.pool import ReadPool
 from services.postgres.reports import Holder, PostgresReports, Report
 from services.replicas import LiveTraffic, Replicas, Reporter
@@ -40,8 +41,8 @@ def replicas(reports, watch):
     return Replicas(reports, watch)
 
 
-def said(process, *not_closed, live_slow=False):
-    return Report(process=process, not_closed=frozenset(not_closed), live_slow=live_slow)
+def said(process, *not_closed, live=Live.NONE):
+    return Report(process=process, not_closed=frozenset(not_closed), live=live)
 
 
 async def until(holds):
@@ -60,16 +61,32 @@ async def test_nothing_is_clear_before_it_was_read_and_nothing_but_what_was_read
 
 async def test_one_process_that_sees_a_boundary_open_stops_all(reports, replicas):
     await reports.put(said("api_1", "token"))
-    await reports.put(said("api_2", live_slow=True))
     await replicas.read()
     assert not replicas.clear()
-    assert replicas.live_slow()
 
     await reports.put(said("api_1"))
-    await reports.put(said("api_2"))
     await replicas.read()
     assert replicas.clear()
-    assert not replicas.live_slow()
+
+
+async def test_live_traffic_fares_as_where_it_fares_worst_and_each_reading_is_one_word(reports, replicas):
+    assert replicas.live() == LiveWord(fares=Live.NONE, number=0)
+    words = []
+    for first, second in [
+        (Live.NONE, Live.NONE),
+        (Live.QUICK, Live.NONE),
+        (Live.QUICK, Live.SLOW),
+        (Live.NONE, Live.SLOW),
+        (Live.NONE, Live.QUICK),
+    ]:
+        await reports.put(said("api_1", live=first))
+        await reports.put(said("api_2", live=second))
+        await replicas.read()
+        words.append(replicas.live())
+        assert replicas.live() == words[-1], "asking again is not another word"
+
+    assert [word.fares for word in words] == [Live.NONE, Live.QUICK, Live.SLOW, Live.SLOW, Live.QUICK]
+    assert len({word.number for word in words}) == len(words)
 
 
 async def test_the_log_says_in_a_line_what_stops_the_drain_and_that_it_goes_on(reports, replicas, caplog):
@@ -125,21 +142,57 @@ async def seen(reports, expected):
     return list(await reports.fresh()) == expected
 
 
-def test_live_traffic_is_slow_when_a_tenth_of_the_last_second_was():
+async def test_live_traffic_is_reported_at_once_and_again_while_it_goes_on(reports, queue_pool):
     metrics = Metrics()
-    live = LiveTraffic(metrics)
+    reporter = Reporter(reports, process="api_1", boundaries=list, live=LiveTraffic(metrics))
+    running = asyncio.create_task(reporter.run())
+    written = "SELECT reported_at FROM boundary_reports"
+    try:
+        await until(lambda: seen(reports, [said("api_1")]))
+        metrics.decided_in(0.001)
+        await until(lambda: seen(reports, [said("api_1", live=Live.QUICK)]))
+        first = await queue_pool.fetchval(written)
+        for _ in range(2):
+            metrics.decided_in(1.0)
+        await until(lambda: seen(reports, [said("api_1", live=Live.SLOW)]))
+        assert await queue_pool.fetchval(written) > first
+        await until(lambda: seen(reports, [said("api_1")]))
+    finally:
+        running.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await running
 
-    def second(*took_s):
+
+class Second:
+    """Decisions of live traffic, and how they fared a quarter of a second later."""
+
+    def __init__(self):
+        self.metrics = Metrics()
+        self.live = LiveTraffic(self.metrics)
+
+    def quarter(self, *took_s):
         for seconds in took_s:
-            metrics.decision_seconds.observe(seconds)
-        live.turn()
-        return live.slow
+            self.metrics.decided_in(seconds)
+        self.live.turn()
+        return self.live.fares
 
-    assert not second(*[0.002] * 20)
-    assert second(*[0.002] * 8, 0.1, 0.1)
-    assert not second(*[0.002] * 20)
-    assert not second(0.1, 0.1), "too few to tell"
-    assert not second()
+
+QUICKLY, SLOWLY = SLOW_S, SLOW_S * 1.01
+
+
+def test_live_traffic_is_slow_while_more_than_a_fiftieth_of_the_last_second_was():
+    second = Second()
+    assert second.quarter() is Live.NONE
+    assert second.quarter(SLOWLY) is Live.QUICK, "one is too few to tell"
+    assert second.quarter(*[QUICKLY] * 97, SLOWLY) is Live.SLOW
+    second = Second()
+    assert second.quarter(*[QUICKLY] * 98, SLOWLY, SLOWLY) is Live.QUICK, "a fiftieth is not more than a fiftieth"
+
+
+def test_live_traffic_of_more_than_a_second_ago_is_none():
+    second = Second()
+    assert second.quarter(*[SLOWLY] * 10) is Live.SLOW
+    assert [second.quarter() for _ in range(4)] == [Live.SLOW, Live.SLOW, Live.SLOW, Live.NONE]
 
 
 # --- snapshots --------------------------------------------------------------------------------------------------------

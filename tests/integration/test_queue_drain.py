@@ -11,7 +11,18 @@ import asyncpg
 import pytest
 from queue_rows import OUTCOMES, Row, SqlDecider, Watch, entries, lapse_leases, make_due, outcomes, put, settle
 
-from intent_queue.drain import BATCH_PER_WINDOW, GRACE_S, SLOW_S, START_WITHIN_S, Drain, PoisonIntent, Postponed, Result
+from intent_queue.drain import (
+    BATCH_PER_WINDOW,
+    BEGIN_PER_TURN,
+    FEED_S,
+    GRACE_S,
+    SLOW_S,
+    START_WITHIN_S,
+    Drain,
+    PoisonIntent,
+    Postponed,
+    Result,
+)
 from intent_queue.leader import LOCK_KEY, Leader
 from intent_queue.pace import START, Pace
 from intent_queue.states import MAX_ATTEMPTS
@@ -53,6 +64,25 @@ def drain(queue_pool, decider, watch, gate):
     return Drain(QueueStore(queue_pool), decider, watch, Pace(), gate, worker="w1")
 
 
+class Doubtful(QueueStore):
+    """Loses the answer of its next claim; what became of the claim is for the test to say."""
+
+    lost = None
+
+    async def claim(self, limit, worker, lease_s=LEASE_S):
+        return await self._in_doubt("claim", super().claim(limit, worker, lease_s))
+
+    async def expired(self, limit, worker, lease_s=LEASE_S):
+        return await self._in_doubt("expired", super().expired(limit, worker, lease_s))
+
+    async def _in_doubt(self, name, call):
+        if self.lost == name:
+            self.lost = None
+            await call
+            raise QueueUnavailable("the answer to COMMIT was lost")
+        return await call
+
+
 def numbered(count, **kind):
     return [Row(f"int_{n:03}", **kind) for n in range(count)]
 
@@ -70,7 +100,6 @@ async def test_ticks_settle_everything_once_and_ask_for_more_while_there_is_more
     while ticks[-1].more:
         ticks.append(await drain.tick())
 
-    assert ticks[0].claimed == START * BATCH_PER_WINDOW
     assert sum(report.finished for report in ticks) == 50
     assert await outcomes(queue_pool) == [(f"int_{n:03}", "denied") for n in range(50)]
     assert await entries(queue_pool) == {}
@@ -92,6 +121,60 @@ async def test_no_more_are_decided_at_once_than_the_pace_allows(drain, decider, 
     await drain.tick()
 
     assert most == START
+
+
+async def test_the_next_are_claimed_while_the_ones_before_are_decided(drain, decider, queue_pool):
+    await put(queue_pool, *numbered(40))
+    leased = []
+
+    async def look(_item):
+        leased.append(await queue_pool.fetchval("SELECT count(*) FROM queue_entries WHERE state = 'leased'"))
+
+    decider.before = look
+
+    report = await drain.tick()
+
+    assert report.claimed == 40
+    assert min(leased[:30]) > 0, "between two batches nothing would be left to decide"
+
+
+async def test_a_tick_goes_on_for_a_second_and_no_longer(drain, decider, watch, queue_pool):
+    """Leadership, lost leases and what is overdue are looked at between ticks."""
+    await put(queue_pool, *numbered(200))
+
+    async def dawdle(_item):
+        watch.elapsed_s += FEED_S / 20
+
+    decider.before = dawdle
+
+    report = await drain.tick()
+
+    assert report.more
+    assert report.claimed == report.finished
+    assert START * BATCH_PER_WINDOW < report.claimed < 200
+
+
+async def test_few_decisions_begin_in_one_turn_of_the_loop(queue_pool, decider, watch, gate):
+    """Between the turns a commit is sent or answered; all at once would leave the database idle meanwhile."""
+    await put(queue_pool, *numbered(64))
+    begun, most, loop = 0, 0, asyncio.get_running_loop()
+
+    async def count(_item):
+        nonlocal begun, most
+        if begun == 0:
+            loop.call_soon(end_the_turn)
+        begun += 1
+        most = max(most, begun)
+
+    def end_the_turn():
+        nonlocal begun
+        begun = 0
+
+    decider.before = count
+    drain = Drain(QueueStore(queue_pool), decider, watch, Pace(window=64), gate, worker="w1")
+
+    assert (await drain.tick()).finished == 64
+    assert most == BEGIN_PER_TURN
 
 
 async def test_good_decisions_quicken_the_pace_and_slow_ones_calm_it(drain, decider, watch, queue_pool):
@@ -309,6 +392,62 @@ async def test_a_programming_error_ends_the_tick_and_costs_only_its_own_intent_a
     assert {name for name, row in left.items() if row["attempts"]} == {"int_002"}
 
 
+async def test_a_claim_under_way_beside_a_programming_error_is_given_back_too(queue_pool, decider, watch, gate):
+    """It is seen through: leases that nobody knows of would each cost an attempt."""
+    claiming, answered = asyncio.Event(), asyncio.Event()
+    errors = [ZeroDivisionError("a bug")]
+
+    class Slow(QueueStore):
+        async def claim(self, limit, worker, lease_s=LEASE_S):
+            items = await super().claim(limit, worker, lease_s)
+            if decider.authorized:
+                claiming.set()
+                await answered.wait()
+            return items
+
+    async def fail_beside_the_claim(item):
+        if item.intent_id < "int_010":
+            return
+        await claiming.wait()
+        if errors:
+            asyncio.get_running_loop().call_later(0.02, answered.set)
+            raise errors.pop()
+
+    drain = Drain(Slow(queue_pool), decider, watch, Pace(), gate, worker="w1")
+    await put(queue_pool, *numbered(60))
+    decider.before = fail_beside_the_claim
+
+    with pytest.raises(ExceptionGroup):
+        await drain.tick()
+
+    left = [row["state"] for row in (await entries(queue_pool)).values()]
+    assert left.count("leased") == 1, "but for the one at fault"
+
+
+async def test_a_database_lost_while_the_next_are_claimed_costs_no_attempt(queue_pool, decider, watch, gate):
+    store = Doubtful(queue_pool)
+    drain = Drain(store, decider, watch, Pace(), gate, worker="w1")
+    await put(queue_pool, *numbered(40))
+
+    async def lose_the_next(_item):
+        store.lost = "claim"
+        decider.before = None
+
+    decider.before = lose_the_next
+    report = await drain.tick()
+    assert (report.unavailable, report.stopped, report.more) == (True, True, False)
+    await lapse_leases(queue_pool)
+    watch.elapsed_s += GRACE_S
+
+    finished = report.finished
+    while (report := await drain.tick()).claimed:
+        assert report.reclaimed == 0
+        finished += report.finished
+
+    assert finished == 40
+    assert {item.attempts for item in decider.authorized} == {0}
+
+
 async def test_a_cancelled_tick_gives_its_intents_back_without_counting(drain, decider, queue_pool):
     await put(queue_pool, *numbered(16))
     started = asyncio.Event()
@@ -355,25 +494,6 @@ async def test_a_database_lost_mid_slice_costs_no_attempt(drain, decider, queue_
     assert sum(report.finished for report in reports) == 6
     assert sum(report.reclaimed for report in reports) == 0
     assert {item.attempts for item in decider.authorized} == {0}
-
-
-class Doubtful(QueueStore):
-    """Loses the answer of its next claim; what became of the claim is for the test to say."""
-
-    lost = None
-
-    async def claim(self, limit, worker, lease_s=LEASE_S):
-        return await self._in_doubt("claim", super().claim(limit, worker, lease_s))
-
-    async def expired(self, limit, worker, lease_s=LEASE_S):
-        return await self._in_doubt("expired", super().expired(limit, worker, lease_s))
-
-    async def _in_doubt(self, name, call):
-        if self.lost == name:
-            self.lost = None
-            await call
-            raise QueueUnavailable("the answer to COMMIT was lost")
-        return await call
 
 
 @pytest.mark.parametrize(("lost", "kind"), [("claim", {}), ("expired", {"expires_in_s": -1})])

@@ -7,8 +7,8 @@ from queue_rows import OUTCOMES, Row, SqlDecider, Watch, put
 
 from intent_queue import census
 from intent_queue.bounds import Bounds
-from intent_queue.drain import Drain
-from intent_queue.pace import Pace
+from intent_queue.drain import BATCH_PER_WINDOW, Drain
+from intent_queue.pace import Live, LiveWord, Pace
 from intent_queue.store import QueueStore
 
 pytest_plugins = ["queue_servers"]
@@ -87,14 +87,87 @@ async def test_after_an_outage_the_pace_starts_over(decider, watch, queue_pool):
     assert drain.pace == Pace()
 
 
-async def test_the_drain_yields_while_live_traffic_is_slow(decider, watch, queue_pool):
+class Told:
+    """What is heard of live traffic."""
+
+    def __init__(self, fares=Live.NONE):
+        self.word = LiveWord(fares=fares, number=1)
+
+    def __call__(self):
+        return self.word
+
+    def again(self, fares):
+        self.word = LiveWord(fares=fares, number=self.word.number + 1)
+
+
+@pytest.fixture
+def told():
+    return Told()
+
+
+@pytest.fixture
+def drain(queue_pool, decider, watch, told):
+    return Drain(QueueStore(queue_pool), decider, watch, Pace(window=20), lambda: True, worker="w1", live=told)
+
+
+async def test_the_drain_yields_while_live_traffic_is_slow(drain, told, queue_pool):
+    """The pace is cut once for each word, however many ticks it stands for."""
     await put(queue_pool, *(Row(f"int_{n:03}") for n in range(400)))
-    slow = [True] * 4 + [False]
-    drain = Drain(
-        QueueStore(queue_pool), decider, watch, Pace(window=20), lambda: True, worker="w1", yields=lambda: slow.pop(0)
-    )
+    reports = []
+    for fares in (Live.SLOW, Live.SLOW, Live.SLOW, Live.QUICK):
+        told.again(fares)
+        reports += [await drain.tick(), await drain.tick()]
 
-    reports = [await drain.tick() for _ in range(5)]
+    assert [report.claimed for report in reports] == [48, 48, 28, 28, 16, 16, 16, 16]
+    assert [report.pause_s > 0 for report in reports] == [True] * 6 + [False] * 2
 
-    assert [report.claimed for report in reports] == [48, 32, 20, 12, 12]
-    assert [report.pause_s > 0 for report in reports] == [True, True, True, True, False]
+
+async def test_while_live_traffic_is_slow_at_least_half_of_the_time_is_its_own(drain, told, decider, watch, queue_pool):
+    await put(queue_pool, *(Row(f"int_{n:03}") for n in range(40)))
+    told.again(Live.SLOW)
+
+    async def dawdle(_item):
+        watch.elapsed_s += 0.01
+
+    decider.before = dawdle
+    report = await drain.tick()
+
+    assert report.pause_s == pytest.approx(0.01 * report.finished)
+
+
+async def test_beside_live_traffic_one_tick_for_each_word_quickens_the_pace(drain, told, queue_pool):
+    """How live traffic took the other ticks nobody has said yet."""
+    await put(queue_pool, *(Row(f"int_{n:03}") for n in range(400)))
+    told.again(Live.QUICK)
+    await drain.tick()
+    quickened = drain.pace
+    assert quickened.window > 20
+
+    await drain.tick()
+    assert drain.pace == quickened
+
+    told.again(Live.QUICK)
+    await drain.tick()
+    assert drain.pace.window > quickened.window
+
+
+async def test_beside_live_traffic_a_tick_is_one_batch_and_alone_it_goes_on(drain, told, queue_pool):
+    await put(queue_pool, *(Row(f"int_{n:03}") for n in range(400)))
+    told.again(Live.QUICK)
+    assert (await drain.tick()).claimed == 20 * BATCH_PER_WINDOW
+
+    told.again(Live.NONE)
+    report = await drain.tick()
+    assert (report.claimed, report.finished, report.more) == (320, 320, False)
+
+
+async def test_a_tick_that_goes_on_claims_no_more_once_somebody_submits(drain, told, decider, queue_pool):
+    await put(queue_pool, *(Row(f"int_{n:03}") for n in range(400)))
+
+    async def submit(_item):
+        told.again(Live.QUICK)
+
+    decider.before = submit
+    report = await drain.tick()
+
+    assert report.claimed == report.finished == 20 * BATCH_PER_WINDOW

@@ -117,6 +117,16 @@ def test_the_pace_starts_small_grows_slowly_yields_fast_and_has_a_cap():
     assert Pace(window=CAP, good=GOOD_PER_STEP - 1).after_good() == Pace(window=CAP)
 
 
+def test_slow_live_traffic_cuts_the_pace_to_its_start_and_no_further():
+    """Where the start is too much it is not the drain, which would stand still for ever."""
+    windows, pace = [], Pace(window=CAP, good=3)
+    for _ in range(8):
+        pace = pace.beside_slow_live_traffic()
+        windows.append(pace.window)
+    assert windows == [38, 22, 13, 7, 4, 4, 4, 4]
+    assert Pace(window=2).beside_slow_live_traffic() == Pace(window=2), "never quicker by it"
+
+
 @pytest.mark.parametrize("kind", [{"window": 0}, {"window": CAP + 1}, {"good": -1}, {"good": GOOD_PER_STEP}])
 def test_a_pace_that_stands_still_or_races_cannot_be_built(kind):
     with pytest.raises(ValueError, match=r"window|good"):
