@@ -1,19 +1,26 @@
-"""How fast the worker drains: full re-evaluations a second through `holdfast up`, everything on one machine.
+"""How fast the worker drains, and what that costs those who submit meanwhile. Through `holdfast up`, on one machine.
 
-The rows are written by SQL in one transaction, as if an outage had left them; the running worker finds them. Each is
-classified, scored, evaluated on the active bundle, chained and committed, as every drained intent is. The agents have
-no rate limits. Time runs from the insert's commit until no row waits; the shipped pace (start 4, cap 64) applies.
+The rows are written by SQL in one transaction, as if an outage had left them, no two alike. Each is classified, scored,
+evaluated on the active bundle, chained and committed, as every drained intent is. The agents have no rate limits. The
+shipped pace applies (start 4, cap 64).
 
-With `--live RATE` agents submit at that rate meanwhile, and before: the ratio says what the drain costs them.
+    1. fill      while a report of an open boundary holds the drain, as in an outage
+    2. at rest   with `--live`: open-loop load at each rate, with the queue full and the drain held
+    3. drain     the report is taken back. With `--live` the same load again, at each rate; then what is left, alone
+
+`python -m benchmarks.drain` prints the figures of phase 3 alone; `--live 100 200` both sides and their ratio;
+`--output FILE` writes them.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import tempfile
 import time
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -22,116 +29,276 @@ import orjson
 from holdfast.intent import Intent
 from rich.console import Console
 
-from benchmarks import machine, openloop, queue_rows, stage
+from benchmarks import machine, openloop, queue_rows, report, stage
 from benchmarks.openloop import Load
-from benchmarks.percentiles import in_ms
+from benchmarks.percentiles import in_ms, ratio
 from benchmarks.processes import RunFailed
 from benchmarks.traffic import Kind, intent
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import AsyncIterator, Mapping, Sequence
 
     from benchmarks.openloop import Measured
 
-_PATIENCE_S: Final = 300.0
-_LIVE_S: Final = 15.0
+_PATIENCE_S: Final = 900.0
 _LOOK_EVERY_S: Final = 0.1
+_CLOSED_FOR_S: Final = 6.5  # what the boundaries must have been closed for, and a little more
+_SETTLE_S: Final = 3.0
+_BEST_S: Final = 5.0
+
+_HOLD: Final = """
+INSERT INTO boundary_reports (process, not_closed, live_slow, reported_at)
+VALUES ('benchmark', '{token}', false, now() + interval '1 day')
+"""
+_RELEASE: Final = "DELETE FROM boundary_reports WHERE process = 'benchmark'"
 _LEFT: Final = "SELECT count(*) FROM queue_entries WHERE state IN ('waiting', 'leased')"
-_BECAME: Final = "SELECT status, count(*) AS intents FROM intents GROUP BY status"
+_BECAME: Final = "SELECT status, count(*) AS intents FROM intents WHERE intent_id < 'int_001' GROUP BY status"
+#: Each drained intent is one event, and those answered at once are none: progress without counting rows.
+_EVENTS: Final = "SELECT last_value FROM intent_events_id_seq"
+
+METHOD: Final[Mapping[str, object]] = {
+    "drain": "`holdfast up`: PostgreSQL (fsync on), Valkey, signer, one API process and one worker on this machine; "
+    "full re-evaluations of a low-impact read by 100 agents without rate limits, no two alike; time from the first "
+    "drained intent until none waits, the slow start included",
+    "live": "open loop, from the intended send time, see docs/benchmarks.md; at rest with the same queue full and the "
+    "drain held by a report of an open boundary, then the same load while it drains",
+    "cpu_us_per_intent": "processor time of each process over the drain alone, divided by the intents drained in it",
+    "other_work_percent": "of all processors, what went to none of these processes, the load generator among ours",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Drained:
-    """One run. `best_per_s` is over the best whole five seconds: what the pace reaches once it is up."""
+class Stretch:
+    """A stretch of the drain. `best_per_s` is over the best whole five seconds, None where there were not five."""
 
     intents: int
     seconds: float
-    best_per_s: float
-    became: Mapping[str, int]
+    best_per_s: float | None
     cpu_s: Mapping[str, float]
+    around: Mapping[str, float]
 
     @property
     def per_s(self) -> float:
-        """Over the whole run, the slow start included."""
-        return self.intents / self.seconds
+        """Over the whole stretch."""
+        return self.intents / self.seconds if self.seconds else 0.0
+
+    def to_json(self) -> dict[str, object]:
+        """Return the figures."""
+        each = max(1, self.intents)
+        return {
+            "intents": self.intents,
+            "seconds": round(self.seconds, 2),
+            "per_s": round(self.per_s, 1),
+            "best_5s_per_s": None if self.best_per_s is None else round(self.best_per_s, 1),
+            "cpu_us_per_intent": {name: round(1e6 * seconds / each, 1) for name, seconds in self.cpu_s.items()},
+            "machine": dict(self.around),
+        }
 
 
-async def measure(on: stage.Stage, intents: int) -> Drained:
-    """Fill the queue and watch it drain. Raises: RunFailed if it does not."""
-    submission = orjson.dumps(Intent.from_json(intent(7)).to_json(), option=orjson.OPT_SORT_KEYS)
-    connection = await asyncpg.connect(on.database_url)
-    try:
-        before = on.cpu()
-        await queue_rows.fill(
-            connection, intents, agents=stage.AGENTS, agent_prefix=stage.AGENT_PREFIX, submission=submission
+class Progress:
+    """Watches the drain by its events."""
+
+    def __init__(self, on: stage.Stage, connection: asyncpg.Connection[asyncpg.Record]) -> None:
+        self._on = on
+        self._connection = connection
+        self._asking = asyncio.Lock()
+        self._base = 0
+        self._seen: list[tuple[float, int]] = []
+
+    async def start(self) -> None:
+        """Count from now."""
+        self._base = await self._ask(_EVENTS)
+
+    async def drained(self) -> int:
+        """Return how many were drained since the start."""
+        return await self._ask(_EVENTS) - self._base
+
+    @contextlib.asynccontextmanager
+    async def stretch(self, into: list[Stretch], *, others_s: list[float]) -> AsyncIterator[None]:
+        """Measure the time of the block. `others_s` is what our own load took of the processors, once it is known."""
+        before, ticks, began = self._on.cpu(), machine.Ticks.now(), time.monotonic()
+        first = await self.drained()
+        self._seen = [(0.0, first)]
+        watching = asyncio.create_task(self._watch(began))
+        try:
+            yield
+        finally:
+            watching.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await watching
+        seen = [*self._seen, (time.monotonic() - began, await self.drained())]
+        taken = {name: seconds - before[name] for name, seconds in self._on.cpu().items()}
+        ours_s = sum(taken.values()) + sum(others_s)
+        into.append(
+            Stretch(
+                intents=seen[-1][1] - first,
+                seconds=seen[-1][0] - _idle_before(seen),
+                best_per_s=_best(seen),
+                cpu_s=taken,
+                around=machine.Ticks.now().since(ticks, ours_s=ours_s),
+            )
         )
-        began, seen = time.monotonic(), [(0.0, intents)]
-        while seen[-1][1] > 0:
-            if seen[-1][0] > _PATIENCE_S:
-                raise RunFailed(f"{seen[-1][1]} intents still wait after {_PATIENCE_S:.0f} s")
+
+    async def until_done(self, intents: int) -> None:
+        """Return when none waits. Raises: RunFailed if that takes too long."""
+        until = time.monotonic() + _PATIENCE_S
+        while await self.drained() < intents or await self._ask(_LEFT) > 0:
+            if time.monotonic() > until:
+                raise RunFailed(f"{intents - await self.drained()} intents still wait after {_PATIENCE_S:.0f} s")
             await asyncio.sleep(_LOOK_EVERY_S)
-            left = int(await connection.fetchval(_LEFT))
-            seen.append((time.monotonic() - began, left))
-        became = {row["status"]: int(row["intents"]) for row in await connection.fetch(_BECAME)}
-        taken = {name: seconds - before[name] for name, seconds in on.cpu().items()}
-    finally:
-        await connection.close()
-    return Drained(
-        intents=intents, seconds=seen[-1][0], best_per_s=_best(seen, window_s=5.0), became=became, cpu_s=taken
+
+    async def _ask(self, question: str) -> int:
+        async with self._asking:
+            return int(await self._connection.fetchval(question))
+
+    async def _watch(self, began: float) -> None:
+        while True:
+            await asyncio.sleep(_LOOK_EVERY_S)
+            self._seen.append((time.monotonic() - began, await self.drained()))
+
+
+def _idle_before(seen: Sequence[tuple[float, int]]) -> float:
+    """Return for how long nothing was drained at first: until the worker looks, up to a second."""
+    return max((at for at, drained in seen if drained == seen[0][1]), default=0.0)
+
+
+def _best(seen: Sequence[tuple[float, int]]) -> float | None:
+    rates = []
+    for index, (at, drained) in enumerate(seen):
+        later = next(((then, more) for then, more in seen[index:] if then - at >= _BEST_S), None)
+        if later is not None:
+            rates.append((later[1] - drained) / (later[0] - at))
+    return max(rates, default=None)
+
+
+class Run:
+    """One run on one stage."""
+
+    def __init__(self, on: stage.Stage, arguments: argparse.Namespace, *, log: Path, console: Console) -> None:
+        self._on = on
+        self._intents: int = arguments.intents
+        self._rates: Sequence[float] = arguments.live or ()
+        self._seconds: float = arguments.seconds
+        self._log = log
+        self._say = console.print
+
+    async def run(self) -> dict[str, object]:
+        """Fill, measure at rest, drain. Raises: RunFailed."""
+        connection = await asyncpg.connect(self._on.database_url, command_timeout=600)
+        try:
+            await connection.execute(_HOLD)
+            await self._fill(connection)
+            at_rest = [await self._live(rate) for rate in self._rates]
+            progress, stretches = Progress(self._on, connection), list[Stretch]()
+            await progress.start()
+            await connection.execute(_RELEASE)
+            meanwhile = []
+            for rate in self._rates:
+                others_s: list[float] = []
+                async with progress.stretch(stretches, others_s=others_s):
+                    meanwhile.append(await self._live(rate))
+                    others_s.append(meanwhile[-1].generator_cpu_s)
+            async with progress.stretch(stretches, others_s=[]):
+                await progress.until_done(self._intents)
+            became = {row["status"]: int(row["intents"]) for row in await connection.fetch(_BECAME)}
+        finally:
+            await connection.close()
+        return self._told(at_rest, meanwhile, stretches, became)
+
+    async def _fill(self, connection: asyncpg.Connection[asyncpg.Record]) -> None:
+        asked = intent(7)
+        asked["resource"] = {"type": "knowledge-base", "id": f"article-{queue_rows.NUMBER}"}
+        asked["parameters"] = {"query": f"where is my delivery, question {queue_rows.NUMBER}", "limit": 7}
+        submission = orjson.dumps(Intent.from_json(asked).to_json(), option=orjson.OPT_SORT_KEYS)
+        await queue_rows.fill(
+            connection, self._intents, agents=stage.AGENTS, agent_prefix=stage.AGENT_PREFIX, submission=submission
+        )
+        # What the filling left to do is not the drain's: a checkpoint, and the rows' hint bits.
+        await connection.execute("VACUUM ANALYZE intents, queue_entries")
+        await connection.execute("CHECKPOINT")
+        await asyncio.sleep(_SETTLE_S)
+
+    async def _live(self, rate: float) -> Measured:
+        load = Load(rate_per_s=rate, seconds=self._seconds, warm_up_s=2.0, workers=1)
+        return await openloop.measure(self._on.targets[Kind.HOLDFAST], load, log=self._log)
+
+    def _told(
+        self,
+        at_rest: Sequence[Measured],
+        meanwhile: Sequence[Measured],
+        stretches: Sequence[Stretch],
+        became: Mapping[str, int],
+    ) -> dict[str, object]:
+        live = []
+        for rest, during, stretch in zip(at_rest, meanwhile, stretches, strict=False):
+            pairs = {
+                name: ratio(getattr(during.latency, name), getattr(rest.latency, name))
+                for name in ("p50", "p99", "p999")
+            }
+            live.append(
+                {
+                    "rate_per_s": rest.load.rate_per_s,
+                    "at_rest": rest.to_json(),
+                    "in_the_drain": during.to_json(),
+                    "ratio": pairs,
+                    "drain": stretch.to_json(),
+                }
+            )
+            for name, measured in (("at rest", rest), ("in the drain", during)):
+                self._say(
+                    f"live {rest.load.rate_per_s:g}/s {name}: p50 {in_ms(measured.latency.p50)} ms, "
+                    f"p99 {in_ms(measured.latency.p99)} ms, p99.9 {in_ms(measured.latency.p999)} ms, "
+                    f"errors {dict(measured.errors)}{', generator saturated' if measured.saturated else ''}"
+                )
+            self._say(f"  ratio {pairs}; drained meanwhile {_line(stretch)}")
+        alone = stretches[-1]
+        self._say(f"alone: {_line(alone)}; became {dict(became)}")
+        return {"live": live, "drain": alone.to_json(), "became": dict(became)}
+
+
+def _line(stretch: Stretch) -> str:
+    each = {name: round(1e6 * s / max(1, stretch.intents)) for name, s in stretch.cpu_s.items() if s > 0}
+    best = "-" if stretch.best_per_s is None else f"{stretch.best_per_s:.0f}"
+    return (
+        f"{stretch.intents} in {stretch.seconds:.1f} s: {stretch.per_s:.0f}/s, best 5 s {best}/s; "
+        f"cpu us each {each}; other work {stretch.around['other_work_percent']} %"
     )
 
 
-def _best(seen: list[tuple[float, int]], *, window_s: float) -> float:
-    rates = [0.0]
-    for index, (at, left) in enumerate(seen):
-        later = next(((then, less) for then, less in seen[index:] if then - at >= window_s), None)
-        if later is not None:
-            rates.append((left - later[1]) / (later[0] - at))
-    return max(rates)
-
-
-async def _live(on: stage.Stage, rate: float, log: Path) -> Measured:
-    load = Load(rate_per_s=rate, seconds=_LIVE_S, warm_up_s=2.0, workers=1)
-    return await openloop.measure(on.targets[Kind.HOLDFAST], load, log=log)
-
-
-async def _run(arguments: argparse.Namespace, console: Console) -> None:
+async def _run(arguments: argparse.Namespace, console: Console) -> dict[str, object]:
     with tempfile.TemporaryDirectory(prefix="holdfast-drain-") as directory:
         async with stage.raised(Path(directory), stage.shipped_policies()) as on:
-            await asyncio.sleep(6)  # the boundaries must have been closed for 5 s
-            log = Path(directory) / "generator.log"
-            at_rest = await _live(on, arguments.live, log) if arguments.live else None
-            ticks = machine.Ticks.now()
-            async with asyncio.TaskGroup() as both:
-                draining = both.create_task(measure(on, arguments.intents))
-                meanwhile = both.create_task(_live(on, arguments.live, log)) if arguments.live else None
-            drained = draining.result()
-            if at_rest is not None and meanwhile is not None:
-                for name, measured in (("at rest", at_rest), ("in the drain", meanwhile.result())):
-                    console.print(
-                        f"live {name}: p50 {in_ms(measured.latency.p50)} ms, p99 {in_ms(measured.latency.p99)} ms, "
-                        f"errors {dict(measured.errors)}"
-                    )
-            around = machine.Ticks.now().since(ticks, ours_s=sum(drained.cpu_s.values()))
-            console.print(
-                f"{drained.intents} intents in {drained.seconds:.1f} s: {drained.per_s:.0f}/s, "
-                f"best 5 s {drained.best_per_s:.0f}/s; became {dict(drained.became)}"
-            )
-            console.print(f"cpu: { {k: round(v, 1) for k, v in drained.cpu_s.items()} }, {around}")
+            await asyncio.sleep(_CLOSED_FOR_S)
+            busy = machine.busy_percent_at_rest(1.0)
+            console.print(f"processors busy before the run: {busy} %")
+            told = await Run(on, arguments, log=Path(directory) / "generator.log", console=console).run()
+    return {
+        "schema": "holdfast-drain/v1",
+        "at": datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
+        **machine.commit(),
+        "machine": machine.describe(),
+        "method": METHOD,
+        "busy_before_percent": busy,
+        **told,
+    }
 
 
 def main() -> int:
     """Measure from the command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.drain", description=__doc__, allow_abbrev=False)
-    parser.add_argument("--intents", type=int, default=30_000)
-    parser.add_argument("--live", type=float, default=0.0, metavar="RATE", help="live submissions a second meanwhile")
+    parser.add_argument("--intents", type=int, default=40_000)
+    parser.add_argument("--live", type=float, nargs="+", metavar="RATE", help="live submissions a second, one by one")
+    parser.add_argument("--seconds", type=float, default=20.0, help="of each live round (default: %(default)s)")
+    parser.add_argument("--output", type=Path, metavar="FILE", help="write the results there")
     arguments = parser.parse_args()
-    console = Console(highlight=False)
+    console = Console(highlight=False, width=160)
     try:
-        asyncio.run(_run(arguments, console))
+        results = asyncio.run(_run(arguments, console))
     except RunFailed as error:
         console.print(f"benchmarks: {error}", markup=False)
         return 1
+    if arguments.output is not None:
+        report.write(arguments.output, results)
     return 0
 
 
