@@ -179,7 +179,8 @@ class SharedActivity:
     async def write(self) -> None:
         """Write what was noted. What cannot be written now is kept, up to a bound."""
         unwritten, self._unwritten = self._unwritten, OrderedDict()
-        allowed, self._allowed = self._allowed, OrderedDict()
+        # Side by side what goes to one key: it is one command then.
+        allowed, self._allowed = OrderedDict(sorted(self._allowed.items())), OrderedDict()
         try:
             while unwritten or allowed:
                 await self._write(_first(unwritten, _WRITE_AT_ONCE), _first(allowed, _WRITE_AT_ONCE))
@@ -236,11 +237,13 @@ class SharedActivity:
                 pipe.hset(_tally_key(agent, minute), mapping=fields)
                 pipe.expire(_tally_key(agent, minute), _TALLY_LIFE_S)
             now = self._clock.now().timestamp()
+            familiar: dict[str, dict[bytes, float]] = {}
             for kind, agent, trait in allowed:
-                pipe.zadd(_familiar_key(kind, agent), {trait: now})
-            for kind, agent in dict.fromkeys((kind, agent) for kind, agent, _ in allowed):
-                pipe.zremrangebyrank(_familiar_key(kind, agent), 0, -MAX_FAMILIAR - 1)
-                pipe.expire(_familiar_key(kind, agent), _FAMILIAR_LIFE_S)
+                familiar.setdefault(_familiar_key(kind, agent), {})[trait] = now
+            for key, traits in familiar.items():
+                pipe.zadd(key, traits)
+                pipe.zremrangebyrank(key, 0, -MAX_FAMILIAR - 1)
+                pipe.expire(key, _FAMILIAR_LIFE_S)
             await pipe.execute()
         self._reached()
 
