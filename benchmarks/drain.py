@@ -4,12 +4,12 @@ The rows are written by SQL in one transaction, as if an outage had left them, n
 evaluated on the active bundle, chained and committed, as every drained intent is. The agents have no rate limits. The
 shipped pace applies (start 4, cap 64).
 
-    1. fill      while a report of an open boundary holds the drain, as in an outage
-    2. at rest   with `--live`: open-loop load at each rate, with the queue full and the drain held
-    3. drain     the report is taken back. With `--live` the same load again, at each rate; then what is left, alone
+    1. fill   while a report of an open boundary holds the drain, as in an outage
+    2. live   with `--live`: open-loop load at each rate, with the drain held and while it drains, in turns, so that
+              what the machine does besides meets both
+    3. alone  what is left, with nobody submitting
 
-`python -m benchmarks.drain` prints the figures of phase 3 alone; `--live 100 200` both sides and their ratio;
-`--output FILE` writes them.
+`python -m benchmarks.drain` is phases 1 and 3; `--live 100 200` adds the second; `--output FILE` writes all figures.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import statistics
 import tempfile
 import time
 from dataclasses import dataclass
@@ -36,7 +37,7 @@ from benchmarks.processes import RunFailed
 from benchmarks.traffic import Kind, intent
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping, Sequence
+    from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 
     from benchmarks.openloop import Measured
 
@@ -45,6 +46,8 @@ _LOOK_EVERY_S: Final = 0.1
 _CLOSED_FOR_S: Final = 6.5  # what the boundaries must have been closed for, and a little more
 _SETTLE_S: Final = 3.0
 _BEST_S: Final = 5.0
+_STOPS_S: Final = 2.0  # for what is in flight
+_PERCENTILES: Final = ("p50", "p99", "p999")
 
 _HOLD: Final = """
 INSERT INTO boundary_reports (process, not_closed, live_slow, reported_at)
@@ -60,8 +63,9 @@ METHOD: Final[Mapping[str, object]] = {
     "drain": "`holdfast up`: PostgreSQL (fsync on), Valkey, signer, one API process and one worker on this machine; "
     "full re-evaluations of a low-impact read by 100 agents without rate limits, no two alike; time from the first "
     "drained intent until none waits, the slow start included",
-    "live": "open loop, from the intended send time, see docs/benchmarks.md; at rest with the same queue full and the "
-    "drain held by a report of an open boundary, then the same load while it drains",
+    "live": "open loop, from the intended send time, see docs/benchmarks.md; at rest, with the same queue and the "
+    "drain held by a report of an open boundary, and while it drains, in turns; each ratio is of two neighbours, and "
+    "each figure of `median` the median of the turns",
     "cpu_us_per_intent": "processor time of each process over the drain alone, divided by the intents drained in it",
     "other_work_percent": "of all processors, what went to none of these processes, the load generator among ours",
 }
@@ -93,6 +97,59 @@ class Stretch:
             "cpu_us_per_intent": {name: round(1e6 * seconds / each, 1) for name, seconds in self.cpu_s.items()},
             "machine": dict(self.around),
         }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Turn:
+    """The same load at rest and in the drain, one after the other."""
+
+    at_rest: Measured
+    in_the_drain: Measured
+    drain: Stretch
+
+    def ratio(self, name: str) -> float | None:
+        """Return how many times the latency at rest that in the drain is, at one percentile."""
+        return ratio(getattr(self.in_the_drain.latency, name), getattr(self.at_rest.latency, name))
+
+    def to_json(self) -> dict[str, object]:
+        """Return the figures."""
+        return {
+            "at_rest": self.at_rest.to_json(),
+            "in_the_drain": self.in_the_drain.to_json(),
+            "ratio": {name: self.ratio(name) for name in _PERCENTILES},
+            "drain": self.drain.to_json(),
+        }
+
+    def line(self) -> str:
+        """Return them for a person."""
+        figures = (
+            f"{name} {in_ms(getattr(self.at_rest.latency, name))} -> {in_ms(getattr(self.in_the_drain.latency, name))}"
+            f" ms (x{self.ratio(name)})"
+            for name in _PERCENTILES
+        )
+        wrong = {**self.at_rest.errors, **self.in_the_drain.errors}
+        late = ", generator saturated" if self.at_rest.saturated or self.in_the_drain.saturated else ""
+        return (
+            f"live {self.at_rest.load.rate_per_s:g}/s, at rest -> in the drain: {', '.join(figures)}, errors {wrong}"
+            f"{late}; drained {_line(self.drain)}"
+        )
+
+
+def medians(turns: Sequence[Turn]) -> dict[str, object]:
+    """Return the medians over the turns; None where a percentile has too few values."""
+
+    def median(values: Iterable[float | None]) -> float | None:
+        known = [value for value in values if value is not None]
+        return round(statistics.median(known), 3) if len(known) == len(turns) else None
+
+    return {
+        "at_rest_ms": {n: median(in_ms(getattr(turn.at_rest.latency, n)) for turn in turns) for n in _PERCENTILES},
+        "in_the_drain_ms": {
+            n: median(in_ms(getattr(turn.in_the_drain.latency, n)) for turn in turns) for n in _PERCENTILES
+        },
+        "ratio": {name: median(turn.ratio(name) for turn in turns) for name in _PERCENTILES},
+        "drained_per_s": median(turn.drain.per_s for turn in turns),
+    }
 
 
 class Progress:
@@ -179,6 +236,7 @@ class Run:
         self._intents: int = arguments.intents
         self._rates: Sequence[float] = arguments.live or ()
         self._seconds: float = arguments.seconds
+        self._number_of_turns: int = arguments.turns
         self._log = log
         self._say = console.print
 
@@ -188,22 +246,19 @@ class Run:
         try:
             await connection.execute(_HOLD)
             await self._fill(connection)
-            at_rest = [await self._live(rate) for rate in self._rates]
-            progress, stretches = Progress(self._on, connection), list[Stretch]()
+            progress = Progress(self._on, connection)
             await progress.start()
+            live = [await self._turns(rate, progress, connection) for rate in self._rates]
+            stretches: list[Stretch] = []
             await connection.execute(_RELEASE)
-            meanwhile = []
-            for rate in self._rates:
-                others_s: list[float] = []
-                async with progress.stretch(stretches, others_s=others_s):
-                    meanwhile.append(await self._live(rate))
-                    others_s.append(meanwhile[-1].generator_cpu_s)
             async with progress.stretch(stretches, others_s=[]):
                 await progress.until_done(self._intents)
             became = {row["status"]: int(row["intents"]) for row in await connection.fetch(_BECAME)}
         finally:
             await connection.close()
-        return self._told(at_rest, meanwhile, stretches, became)
+        alone = stretches[0]
+        self._say(f"alone: {_line(alone)}; became {became}")
+        return {"live": live, "drain": alone.to_json(), "became": became}
 
     async def _fill(self, connection: asyncpg.Connection[asyncpg.Record]) -> None:
         asked = intent(7)
@@ -222,38 +277,23 @@ class Run:
         load = Load(rate_per_s=rate, seconds=self._seconds, warm_up_s=2.0, workers=1)
         return await openloop.measure(self._on.targets[Kind.HOLDFAST], load, log=self._log)
 
-    def _told(
-        self,
-        at_rest: Sequence[Measured],
-        meanwhile: Sequence[Measured],
-        stretches: Sequence[Stretch],
-        became: Mapping[str, int],
+    async def _turns(
+        self, rate: float, progress: Progress, connection: asyncpg.Connection[asyncpg.Record]
     ) -> dict[str, object]:
-        live = []
-        for rest, during, stretch in zip(at_rest, meanwhile, stretches, strict=False):
-            pairs = {
-                name: ratio(getattr(during.latency, name), getattr(rest.latency, name))
-                for name in ("p50", "p99", "p999")
-            }
-            live.append(
-                {
-                    "rate_per_s": rest.load.rate_per_s,
-                    "at_rest": rest.to_json(),
-                    "in_the_drain": during.to_json(),
-                    "ratio": pairs,
-                    "drain": stretch.to_json(),
-                }
-            )
-            for name, measured in (("at rest", rest), ("in the drain", during)):
-                self._say(
-                    f"live {rest.load.rate_per_s:g}/s {name}: p50 {in_ms(measured.latency.p50)} ms, "
-                    f"p99 {in_ms(measured.latency.p99)} ms, p99.9 {in_ms(measured.latency.p999)} ms, "
-                    f"errors {dict(measured.errors)}{', generator saturated' if measured.saturated else ''}"
-                )
-            self._say(f"  ratio {pairs}; drained meanwhile {_line(stretch)}")
-        alone = stretches[-1]
-        self._say(f"alone: {_line(alone)}; became {dict(became)}")
-        return {"live": live, "drain": alone.to_json(), "became": dict(became)}
+        """Load at one rate, at rest and in the drain, in turns. The drain is held before and after."""
+        turns: list[Turn] = []
+        for _ in range(self._number_of_turns):
+            rest, stretches = await self._live(rate), list[Stretch]()
+            others_s: list[float] = []
+            await connection.execute(_RELEASE)
+            async with progress.stretch(stretches, others_s=others_s):
+                during = await self._live(rate)
+                others_s.append(during.generator_cpu_s)
+            await connection.execute(_HOLD)
+            await asyncio.sleep(_STOPS_S)
+            turns.append(Turn(at_rest=rest, in_the_drain=during, drain=stretches[0]))
+            self._say(turns[-1].line())
+        return {"rate_per_s": rate, "turns": [turn.to_json() for turn in turns], "median": medians(turns)}
 
 
 def _line(stretch: Stretch) -> str:
@@ -288,7 +328,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.drain", description=__doc__, allow_abbrev=False)
     parser.add_argument("--intents", type=int, default=40_000)
     parser.add_argument("--live", type=float, nargs="+", metavar="RATE", help="live submissions a second, one by one")
-    parser.add_argument("--seconds", type=float, default=20.0, help="of each live round (default: %(default)s)")
+    parser.add_argument("--seconds", type=float, default=10.0, help="of each live round (default: %(default)s)")
+    parser.add_argument("--turns", type=int, default=3, help="at rest and in the drain (default: %(default)s)")
     parser.add_argument("--output", type=Path, metavar="FILE", help="write the results there")
     arguments = parser.parse_args()
     console = Console(highlight=False, width=160)
