@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 
 _PATIENCE_S: Final = 900.0
 _LOOK_EVERY_S: Final = 0.1
+_COUNT_EVERY_S: Final = 2.5  # counting walks the table: a hundredth of one processor, with 100,000 rows
 _CLOSED_FOR_S: Final = 6.5  # what the boundaries must have been closed for, and a little more
 _SETTLE_S: Final = 3.0
 _BEST_S: Final = 5.0
@@ -56,8 +57,12 @@ VALUES ('benchmark', '{token}', false, now() + interval '1 day')
 _RELEASE: Final = "DELETE FROM boundary_reports WHERE process = 'benchmark'"
 _LEFT: Final = "SELECT count(*) FROM queue_entries WHERE state IN ('waiting', 'leased')"
 _BECAME: Final = "SELECT status, count(*) AS intents FROM intents WHERE intent_id < 'int_001' GROUP BY status"
-#: Each drained intent is one event, and those answered at once are none: progress without counting rows.
+#: What is drained is an event, and what is answered at once is none.
 _EVENTS: Final = "SELECT last_value FROM intent_events_id_seq"
+_ANY_LEFT: Final = """
+SELECT EXISTS (SELECT FROM queue_entries WHERE state = 'waiting')
+    OR EXISTS (SELECT FROM queue_entries WHERE state = 'leased' AND lease_until IS NOT NULL)
+"""
 
 METHOD: Final[Mapping[str, object]] = {
     "drain": "`holdfast up`: PostgreSQL (fsync on), Valkey, signer, one API process and one worker on this machine; "
@@ -153,73 +158,69 @@ def medians(turns: Sequence[Turn]) -> dict[str, object]:
 
 
 class Progress:
-    """Watches the drain by its events."""
+    """Watches what is left in line."""
 
     def __init__(self, on: stage.Stage, connection: asyncpg.Connection[asyncpg.Record]) -> None:
         self._on = on
         self._connection = connection
         self._asking = asyncio.Lock()
-        self._base = 0
-        self._seen: list[tuple[float, int]] = []
-
-    async def start(self) -> None:
-        """Count from now."""
-        self._base = await self._ask(_EVENTS)
-
-    async def drained(self) -> int:
-        """Return how many were drained since the start."""
-        return await self._ask(_EVENTS) - self._base
 
     @contextlib.asynccontextmanager
     async def stretch(self, into: list[Stretch], *, others_s: list[float]) -> AsyncIterator[None]:
         """Measure the time of the block. `others_s` is what our own load took of the processors, once it is known."""
         before, ticks, began = self._on.cpu(), machine.Ticks.now(), time.monotonic()
-        first = await self.drained()
-        self._seen = [(0.0, first)]
-        watching = asyncio.create_task(self._watch(began))
+        first = await self._ask(_LEFT)
+        seen = [(0.0, 0)]
+        watching = asyncio.create_task(self._watch(seen, began, first))
         try:
             yield
         finally:
             watching.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await watching
-        seen = [*self._seen, (time.monotonic() - began, await self.drained())]
+        seen.append((time.monotonic() - began, first - await self._ask(_LEFT)))
         taken = {name: seconds - before[name] for name, seconds in self._on.cpu().items()}
         ours_s = sum(taken.values()) + sum(others_s)
         into.append(
             Stretch(
-                intents=seen[-1][1] - first,
-                seconds=seen[-1][0] - _idle_before(seen),
-                best_per_s=_best(seen),
+                intents=seen[-1][1],
+                seconds=seen[-1][0] - idle_before_s(seen),
+                best_per_s=best_per_s(seen),
                 cpu_s=taken,
                 around=machine.Ticks.now().since(ticks, ours_s=ours_s),
             )
         )
 
-    async def until_done(self, intents: int) -> None:
+    async def until_done(self) -> None:
         """Return when none waits. Raises: RunFailed if that takes too long."""
         until = time.monotonic() + _PATIENCE_S
-        while await self.drained() < intents or await self._ask(_LEFT) > 0:
+        while await self._ask(_ANY_LEFT):
             if time.monotonic() > until:
-                raise RunFailed(f"{intents - await self.drained()} intents still wait after {_PATIENCE_S:.0f} s")
+                raise RunFailed(f"{await self._ask(_LEFT)} intents still wait after {_PATIENCE_S:.0f} s")
             await asyncio.sleep(_LOOK_EVERY_S)
 
     async def _ask(self, question: str) -> int:
         async with self._asking:
             return int(await self._connection.fetchval(question))
 
-    async def _watch(self, began: float) -> None:
-        while True:
+    async def _watch(self, seen: list[tuple[float, int]], began: float, first: int) -> None:
+        events = await self._ask(_EVENTS)
+        while await self._ask(_EVENTS) == events:
+            seen.append((time.monotonic() - began, 0))
             await asyncio.sleep(_LOOK_EVERY_S)
-            self._seen.append((time.monotonic() - began, await self.drained()))
+        while True:
+            await asyncio.sleep(_COUNT_EVERY_S)
+            left = await self._ask(_LEFT)
+            seen.append((time.monotonic() - began, first - left))
 
 
-def _idle_before(seen: Sequence[tuple[float, int]]) -> float:
+def idle_before_s(seen: Sequence[tuple[float, int]]) -> float:
     """Return for how long nothing was drained at first: until the worker looks, up to a second."""
     return max((at for at, drained in seen if drained == seen[0][1]), default=0.0)
 
 
-def _best(seen: Sequence[tuple[float, int]]) -> float | None:
+def best_per_s(seen: Sequence[tuple[float, int]]) -> float | None:
+    """Return the rate over the best whole five seconds; None where there were not five."""
     rates = []
     for index, (at, drained) in enumerate(seen):
         later = next(((then, more) for then, more in seen[index:] if then - at >= _BEST_S), None)
@@ -247,12 +248,11 @@ class Run:
             await connection.execute(_HOLD)
             await self._fill(connection)
             progress = Progress(self._on, connection)
-            await progress.start()
             live = [await self._turns(rate, progress, connection) for rate in self._rates]
             stretches: list[Stretch] = []
             await connection.execute(_RELEASE)
             async with progress.stretch(stretches, others_s=[]):
-                await progress.until_done(self._intents)
+                await progress.until_done()
             became = {row["status"]: int(row["intents"]) for row in await connection.fetch(_BECAME)}
         finally:
             await connection.close()
