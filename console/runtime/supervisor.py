@@ -193,8 +193,8 @@ class Supervisor:
             # 6. Who may call.
             await run_once(place.service("provision"), data.logs / "provision.log")
             # 7. Who answers.
-            # The worker before the API: with a copy of its policies it starts while the database is away, too, and an API
-            # that says it is ready may have its database stopped the moment after.
+            # The worker first: with a copy of its policies it starts while the database is away, too, which may be the
+            # moment after the API said that it is ready.
             await children.start(place.service("worker"), _is_there(data.root / "policies-worker.bundle"))
             api = place.service("api", "--fd", str(listener.fileno()), fds=(listener.fileno(),))
             await children.start(api, _answers(f"{place.base_url}/livez"))
