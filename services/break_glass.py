@@ -87,6 +87,12 @@ class BreakGlass:
             raise Problem(404, ReasonCode.NOT_FOUND, "no such activation is known here")
         return found
 
+    async def hear_of(self, activation_id: str) -> None:
+        """Look at the store for an activation that is unknown here: another replica may have taken it in just now."""
+        if all(order.order_id != activation_id for order in self.activations()):
+            with contextlib.suppress(StoreUnreachable):
+                await self._ledger.look()
+
     # --- activating -----------------------------------------------------------------------------------------------
 
     async def activate(self, name: str, *, by: str, reason: str, incident: str, minutes: int) -> Changed:
@@ -139,6 +145,7 @@ class BreakGlass:
         async with self._changing:
             now = self._clock.now()
             await self._nothing_overdue(now)
+            await self.hear_of(activation_id)
             order = self._pending(activation_id, now)
             if by == order.issued_by:
                 raise Problem(403, ReasonCode.FORBIDDEN, "somebody else than who asked for it must confirm it")
@@ -166,6 +173,7 @@ class BreakGlass:
 
     async def revoke(self, activation_id: str, *, by: str, note: str) -> Changed:
         """End an activation, or one that waits for people, at once. Raises: Problem 404, 409, 503."""
+        await self.hear_of(activation_id)
         # It counts no more here, even before that is recorded: an end that waits for a slow log is no end.
         await self._end_here(self._standing(activation_id), recorded=False)
         try:

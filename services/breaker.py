@@ -191,7 +191,12 @@ class Breaker:
         self._calls.append((self._now, failed))
         self._failed_calls += failed
         total = len(self._calls)
-        if total >= self._settings.window_calls and self._failed_calls / total >= self._settings.window_failure_ratio:
+        # Only a failure opens it: after an outage the first correct answers would otherwise end in a refusal.
+        if (
+            failed
+            and total >= self._settings.window_calls
+            and self._failed_calls / total >= self._settings.window_failure_ratio
+        ):
             self._enter(State.OPEN, f"{self._failed_calls} of {total} calls failed")
 
     def _enter(self, state: State, why: str) -> None:

@@ -332,6 +332,7 @@ class FakeGlass:
         self.activations: dict[str, Order] = {}
         self.reviews: list[OpenReview] = []
         self.closed: set[str] = set()  # reviews that were closed, and nobody has heard of it here
+        self.elsewhere: list[Order] = []  # activations that another replica took in, and nobody has heard of here
         self.taken: dict[str, str] = {}
 
     def are_known(self) -> bool:
@@ -341,6 +342,7 @@ class FakeGlass:
         if self.away:
             raise StoreUnreachable("away")
         self.reviews = [review for review in self.reviews if review.review_id not in self.closed]
+        self.activations |= {order.order_id: order for order in self.elsewhere}
 
     def recent(self) -> list[Order]:
         return list(self.activations.values())

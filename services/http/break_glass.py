@@ -70,7 +70,9 @@ class BreakGlassEndpoints:
 
     async def _show(self, request: Request) -> Response:
         await self._callers.require(request, Kind.OPERATOR)
-        order = self._break_glass.activation(path_id(request, "activation_id"))
+        activation_id = path_id(request, "activation_id")
+        await self._break_glass.hear_of(activation_id)
+        order = self._break_glass.activation(activation_id)
         now = self._clock.now()
         reviews: list[JSON] | None
         try:

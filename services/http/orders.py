@@ -11,6 +11,7 @@ from services.credentials import MAY_PERMIT, MAY_STOP, Kind
 from services.decision.orders import EVERYTHING, OrderKind
 from services.decision.risk import PRODUCTION
 from services.http.wire import Endpoint, json_response, line, members, path_id, read_json
+from services.ordering import MAX_OVERRIDE_S
 from services.outcome import rfc3339
 from services.submissions import Problem
 
@@ -105,7 +106,7 @@ class OrderEndpoints:
             line(body, "tier", most=16),
             by=by,
             reason=line(body, "reason", most=_MAX_TEXT),
-            expires_in_s=_integer(body, "expires_in", None, 1 << 31),
+            expires_in_s=_integer(body, "expires_in", None, MAX_OVERRIDE_S),
             max_per_minute=_integer(body, "max_per_minute", _ORDINARY_PER_MINUTE, _MAX_PER_MINUTE)
             or _ORDINARY_PER_MINUTE,
         )

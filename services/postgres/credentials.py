@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
+#: Who was given a credential this long before an outage is somebody in it.
+_INTERVAL_S: Final = 0.25
+
 _ALL: Final = """
 SELECT encode(c.key_hash, 'hex') AS key_hash, c.kind, c.subject, o.role, c.expires_at
   FROM credentials AS c LEFT JOIN operators AS o ON c.kind = 'operator' AND o.username = c.subject
@@ -63,7 +66,7 @@ class CredentialDirectory:
     break-glass. Nothing newer can be known then.
     """
 
-    def __init__(self, pool: ReadPool, snapshot: Path, *, clock: Clock, interval_s: float = 1.0) -> None:
+    def __init__(self, pool: ReadPool, snapshot: Path, *, clock: Clock, interval_s: float = _INTERVAL_S) -> None:
         self._pool = pool
         self._snapshot = snapshot
         self._clock = clock

@@ -31,7 +31,7 @@ class RunningService:
     """One supervisor on one data directory. It dies with the test run, and with it everything it started."""
 
     def __init__(
-        self, directory: Path, *, max_per_agent: int = 12, environment: Mapping[str, str] | None = None
+        self, directory: Path, *, max_per_agent: int = 200, environment: Mapping[str, str] | None = None
     ) -> None:
         self.directory = directory
         self.environment = dict(environment or {})

@@ -88,7 +88,7 @@ class Model:
         self.look_at_the_clock(now)
         if generation == self.generation:
             self.reports.append((self.now, ok))
-            if self.has_seen_enough():
+            if not ok and self.has_seen_enough():
                 self.enter("open")
 
     def canary_reports(self, canary: Canary, now: float, *, ok: bool) -> None:
@@ -365,7 +365,16 @@ def a_row_and_a_window_begin_anew_after_healing(game: BreakerMachine) -> None:
             game.agree()
 
 
+def a_correct_answer_never_opens_it(game: BreakerMachine) -> None:
+    game.start(row=4, calls=5, ratio=0.5, window=2.0, probes=1)
+    game.callers_come_and_report_at_once([False, False, True, False, True], 0)
+    game.agree()
+    game.callers_come_and_report_at_once([False], 0)
+    game.agree()
+
+
 STORIES = [
+    a_correct_answer_never_opens_it,
     calls_at_the_edge_of_the_window_count_and_later_ones_do_not,
     what_a_window_forgets_it_forgets_whole,
     leases_and_the_open_time_end_to_the_half_second,

@@ -182,6 +182,7 @@ BREAKERS = [
         old="            self._count(failed=True)\n",
         new="            pass\n",
     ),
+    Mutant(name="a correct answer opens it", old="            failed\n            and total", new="            total"),
     Mutant(
         name="a window needs one call more",
         old="total >= self._settings.window_calls",

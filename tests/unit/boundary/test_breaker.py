@@ -29,13 +29,13 @@ def test_three_failures_in_a_row_open_it(breaker):
     assert breaker.admit(29.9) is None
 
 
-def test_a_success_starts_the_row_anew(breaker):
+def test_a_success_starts_the_row_anew_and_never_opens_it(breaker):
     for report in (breaker.fail, breaker.fail, breaker.succeed, breaker.fail, breaker.succeed):
         report(breaker.admit(0), 0)
-        if breaker.state is State.OPEN:
-            break
+    assert breaker.state is State.CLOSED  # 3 of 5 calls failed, and the last did not
 
-    assert breaker.state is State.OPEN  # not by a row of three, but as 3 of 5 calls failed
+    breaker.fail(breaker.admit(0), 0)
+    assert breaker.state is State.OPEN  # not by a row of three, but as 4 of 6 calls failed
 
 
 def test_half_of_five_calls_failed_opens_it_and_old_calls_do_not_count(breaker):

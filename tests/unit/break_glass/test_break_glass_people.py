@@ -6,7 +6,7 @@ import asyncio
 from datetime import timedelta
 
 import pytest
-from glass import PAIR, SOLO, GlassWorld, a_bundle
+from glass import PAIR, SOLO, GlassWorld, a_bundle, an_activation
 from holdfast.reasons import ReasonCode
 from world import BUNDLE, START, Fault
 
@@ -92,6 +92,17 @@ async def test_what_is_unknown_is_not_found():
     assert (await problem(world.desk.confirm("brk_other", by="bob")))[0] == 404
     assert (await problem(world.desk.revoke("brk_other", by="bob", note="x")))[0] == 404
     assert (await problem(world.activate("no-such")))[0] == 404
+
+
+async def test_what_another_replica_took_in_a_moment_ago_is_confirmed_and_revoked_here():
+    world = GlassWorld(away=False)
+    waits = an_activation(confirmed_by=(), in_force_at=None)
+    world.glass.elsewhere = [waits]
+
+    assert (await world.desk.confirm(waits.order_id, by="bob")).activation.in_force_at is not None
+
+    world.glass.elsewhere = [another := an_activation(order_id="brk_another")]
+    assert (await world.desk.revoke(another.order_id, by="carol", note="no")).activation.ended_at is not None
 
 
 @pytest.mark.parametrize("minutes", [0, -1, 31])
