@@ -120,7 +120,7 @@ def test_what_may_not_wait_is_denied_instead_of_held(service):
 
 
 def test_over_its_bound_an_agents_next_intent_does_not_wait(service):
-    waiting = [service.submit(held(f"p{n}"), agent="filler", key=f"fill-{n}") for n in range(12)]
+    waiting = [service.submit(held(f"p{n}"), agent="filler", key=f"fill-{n}") for n in range(service.max_per_agent)]
     for answer in waiting:
         envelope(answer, 403, "APPROVAL_REQUIRED", status="held")
 

@@ -31,11 +31,12 @@ class RunningService:
     """One supervisor on one data directory. It dies with the test run, and with it everything it started."""
 
     def __init__(
-        self, directory: Path, *, max_per_agent: int = 200, environment: Mapping[str, str] | None = None
+        self, directory: Path, *, max_per_agent: int = 40, environment: Mapping[str, str] | None = None
     ) -> None:
         self.directory = directory
         self.environment = dict(environment or {})
         self.data = directory / "data of ours"
+        self.max_per_agent = max_per_agent
         self.policies = write_bundle(directory / "policies of ours", max_per_agent=max_per_agent)
         # The issuer is the base URL, so a second run on the same data takes the same port.
         self.port = _free_port()
