@@ -132,7 +132,7 @@ class BreakGlass:
             )
             kind = "break_glass.activated" if alone else "break_glass.requested"
             told = Kind.BREAK_GLASS_ACTIVATED if alone else None
-            settled = await self._record(kind, order, _put(order), by=by, reason=reason, told=told)
+            settled = await self._record(kind, order, PutOrder.of(order), by=by, reason=reason, told=told)
             if not settled.applied:
                 raise Problem(409, ReasonCode.CONFLICT, "the activation was stored before")
             return await self._count(order, settled)
@@ -272,17 +272,3 @@ class BreakGlass:
         except BoundaryUnavailable as error:
             detail = "it could not be recorded"
             raise Problem(503, ReasonCode.AUDIT_UNAVAILABLE, detail, retry_after_s=2) from error
-
-
-def _put(order: Order) -> PutOrder:
-    return PutOrder(
-        order_id=order.order_id,
-        kind=order.kind.value,
-        scope=order.scope,
-        document=order.document,
-        reason=order.reason,
-        issued_at=order.issued_at,
-        issued_by=order.issued_by,
-        people=order.people,
-        expires_at=order.expires_at,
-    )

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from datetime import datetime
 
+    from services.aftermath import Leadership
     from services.decision.orders import Order
     from services.ports import Clock, Ids, Recorder
 
@@ -27,14 +28,6 @@ _log = logging.getLogger(__name__)
 _INTERVAL_S: Final = 1.0
 #: Who ended it. No operator's name looks like this.
 NOBODY: Final = "(expired)"
-
-
-class Leadership(Protocol):
-    """Says whether this process is the one."""
-
-    async def leads(self) -> bool:
-        """Return whether it leads now; False for any doubt."""
-        ...
 
 
 class Lapsed(Protocol):

@@ -8,8 +8,11 @@ from typing import TYPE_CHECKING, TypeAlias
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from datetime import datetime
+    from typing import Self
 
     from holdfast.strict_json import JSON
+
+    from services.decision.orders import Order
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,6 +31,21 @@ class PutOrder:
     issued_by: str
     people: int
     expires_at: datetime | None
+
+    @classmethod
+    def of(cls, order: Order) -> Self:
+        """Return the effect that stores this order."""
+        return cls(
+            order_id=order.order_id,
+            kind=order.kind.value,
+            scope=order.scope,
+            document=order.document,
+            reason=order.reason,
+            issued_at=order.issued_at,
+            issued_by=order.issued_by,
+            people=order.people,
+            expires_at=order.expires_at,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -117,7 +117,7 @@ class Ordering:
         await self._orders.note(order, recorded=False)
         stands = False
         try:
-            settled = await self._record(_KINDS[kind][0], order, _put(order), restricts=True)
+            settled = await self._record(_KINDS[kind][0], order, PutOrder.of(order), restricts=True)
             stands = True
         finally:
             await self._orders.note(order if stands else replace(order, ended_at=self._clock.now()), recorded=True)
@@ -182,7 +182,7 @@ class Ordering:
             expires_at=now + timedelta(seconds=expires_in_s),
             document={"max_per_minute": max_per_minute},
         )
-        settled = await self._record(_KINDS[OrderKind.OVERRIDE][0], order, _put(order), restricts=False)
+        settled = await self._record(_KINDS[OrderKind.OVERRIDE][0], order, PutOrder.of(order), restricts=False)
         if not settled.applied:
             raise Problem(409, ReasonCode.CONFLICT, "the order was stored before")
         await self._orders.note(order, recorded=True)
@@ -288,20 +288,6 @@ def order_notice(kind: str, order: Order, *, notice_id: str, at: datetime, by: s
             "scope": printable(order.scope, limit=MAX_DETAIL),
             "by": printable(by, limit=MAX_DETAIL),
         },
-    )
-
-
-def _put(order: Order) -> PutOrder:
-    return PutOrder(
-        order_id=order.order_id,
-        kind=order.kind.value,
-        scope=order.scope,
-        document=order.document,
-        reason=order.reason,
-        issued_at=order.issued_at,
-        issued_by=order.issued_by,
-        people=order.people,
-        expires_at=order.expires_at,
     )
 
 
