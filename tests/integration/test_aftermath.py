@@ -8,45 +8,24 @@ import asyncpg
 import orjson
 import pytest
 from integration.opening_rows import a_use, activated, applied, close, fell_open, imported, uses
-from integration.recording_postgres import Postgres
 from world import World
 
 from services.aftermath import Aftermath
 from services.decision.review import ReconcileUse, RemindReview, SumUpActivation
 from services.postgres.bundles import PostgresBundles
 from services.postgres.decisions import PostgresDecisions
-from services.postgres.pool import ReadPool
 from services.postgres.reviews import PostgresReviews
 from services.provision import open_lane
 from services.system import SystemClock, SystemIds
 
 pytestmark = pytest.mark.integration
-
-
-@pytest.fixture(scope="module")
-def server():
-    postgres = Postgres()
-    yield postgres
-    postgres.stop()
-
-
-@pytest.fixture
-async def url(server):
-    return await server.database()
+pytest_plugins = ["integration.stored"]
 
 
 @pytest.fixture
 async def lane(url, tmp_path):
     async with open_lane(url, tmp_path, name="glass") as found:
         yield found
-
-
-@pytest.fixture
-async def pool(url):
-    found = ReadPool(url, size=2)
-    await found.start()
-    yield found
-    await found.close()
 
 
 class MovedClock(SystemClock):

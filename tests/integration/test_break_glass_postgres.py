@@ -10,7 +10,6 @@ from types import SimpleNamespace
 import pytest
 from fakes.recording_entries import consume, open_intent
 from integration.opening_rows import CLOCK, IDS, a_use, activated, applied, close, imported, put, uses
-from integration.recording_postgres import Postgres
 from world import FakeClock, World
 
 from services.decision.break_glass import Terms
@@ -22,6 +21,7 @@ from services.postgres.reviews import PostgresReviews
 from services.provision import open_lane
 
 pytestmark = pytest.mark.integration
+pytest_plugins = ["integration.stored"]
 NOWHERE = "postgresql://nobody@127.0.0.1:1/none"
 TERMS = Terms(
     categories=frozenset({"money"}),
@@ -32,30 +32,10 @@ TERMS = Terms(
 )
 
 
-@pytest.fixture(scope="module")
-def server():
-    postgres = Postgres()
-    yield postgres
-    postgres.stop()
-
-
-@pytest.fixture
-async def url(server):
-    return await server.database()
-
-
 @pytest.fixture
 async def lane(url, tmp_path):
     async with open_lane(url, tmp_path, name="glass") as found:
         yield found
-
-
-@pytest.fixture
-async def pool(url):
-    found = ReadPool(url, size=2)
-    await found.start()
-    yield found
-    await found.close()
 
 
 @pytest.fixture

@@ -24,13 +24,11 @@ from integration.opening_rows import (
     put,
     uses,
 )
-from integration.recording_postgres import Postgres
 
 from services.decision.approvals import Approval
 from services.decision.review import RemindPile
 from services.ports import Entry
 from services.postgres.break_glass import BreakGlassBook
-from services.postgres.pool import ReadPool
 from services.postgres.reviews import PostgresReviews
 from services.postgres.sink import PostgresSink
 from services.provision import open_lane
@@ -40,32 +38,13 @@ from services.recording.lane import Lane, LaneSettings
 from services.recording.sink import SinkFailed
 
 pytestmark = pytest.mark.integration
-
-
-@pytest.fixture(scope="module")
-def server():
-    postgres = Postgres()
-    yield postgres
-    postgres.stop()
-
-
-@pytest.fixture
-async def url(server):
-    return await server.database()
+pytest_plugins = ["integration.stored"]
 
 
 @pytest.fixture
 async def lane(url, tmp_path):
     async with open_lane(url, tmp_path, name="reviews") as found:
         yield found
-
-
-@pytest.fixture
-async def pool(url):
-    found = ReadPool(url, size=2)
-    await found.start()
-    yield found
-    await found.close()
 
 
 @pytest.fixture
